@@ -1,0 +1,12 @@
+//! `limner bench`.
+
+use crate::Result;
+
+/// Arguments of `limner bench`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+#[expect(clippy::needless_pass_by_value, reason = "skeleton")]
+pub(super) fn run(_args: Args) -> Result<()> {
+    Ok(())
+}

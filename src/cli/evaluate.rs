@@ -1,0 +1,12 @@
+//! `limner evaluate`.
+
+use crate::Result;
+
+/// Arguments of `limner evaluate`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+#[expect(clippy::needless_pass_by_value, reason = "skeleton")]
+pub(super) fn run(_args: Args) -> Result<()> {
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The command line: one file per subcommand, each with its arguments and a `run` that is a thin call into the library.
+//!
+//! Exit codes: 0 done, 1 a fault, 2 a wrong value or unusable file, 130 cancelled.
+
+mod bench;
+mod data;
+mod evaluate;
+mod generate;
+mod serve;
+mod train;
+
+use crate::{Error, Result};
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Limner draws pictures from prompts.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Draw a picture from a prompt
+    Generate(generate::Args),
+    /// Serve the page and the JSON API
+    Serve(serve::Args),
+    /// Build a training set
+    Data(data::Args),
+    /// Train a model of your own
+    Train(train::Args),
+    /// Judge how well a trained model draws what it is asked
+    Evaluate(evaluate::Args),
+    /// Measure the speed of a model on this machine
+    Bench(bench::Args),
+}
+
+/// Parses the arguments and runs the subcommand they name.
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("limner: {error}");
+            exit_code(&error)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Generate(args) => generate::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Data(args) => data::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
+        Command::Bench(args) => bench::run(args),
+    }
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    ExitCode::from(match error {
+        Error::Invalid(_) | Error::Model { .. } | Error::Training(_) => 2,
+        Error::Cancelled => 130,
+        _ => 1,
+    })
+}

@@ -1,0 +1,1 @@
+//! Server settings (command line and environment); nothing about pictures.

@@ -1,0 +1,32 @@
+//! Limner turns a prompt into a picture. One corridor runs through the crate:
+//!
+//! ```text
+//! request -> plan -> text -> ( noise -> sampler <-> denoiser ) -> codec -> png
+//! ```
+//!
+//! * [`request`]: what came in ([`request::GenerateRequest`]) becomes what will run ([`request::Plan`]).
+//! * [`pipeline`]: the one place where everything meets: a loaded model draws a plan.
+//! * [`diffusion`]: the theory, as functions of `(x, sigma)`: noise, schedules, denoisers, samplers.
+//! * [`model`]: the networks, with the key names that checkpoints use, and how they are read from disk.
+//! * [`kernels`]: the few products and norms where the time goes, with their gradients.
+//! * [`image`]: PNG, JPEG and WebP bytes to tensors and back, masks, metadata.
+//! * [`jobs`]: the queue and the one worker that runs the pipeline.
+//! * [`server`]: HTTP: one page, one JSON route, errors as problem documents.
+//! * [`train`]: captioned pictures to a trained model, and the judge that evaluates it.
+//! * [`cli`]: the command line's subcommands, each a thin call into the above.
+//! * [`error`]: the crate's one error enum.
+
+pub mod cli;
+pub mod config;
+pub mod diffusion;
+pub mod error;
+pub mod image;
+pub mod jobs;
+pub mod kernels;
+pub mod model;
+pub mod pipeline;
+pub mod request;
+pub mod server;
+pub mod train;
+
+pub use error::{Error, Result};

@@ -1,0 +1,170 @@
+//! The layers that the networks are made of, with the parameter names of PyTorch (`weight`, `bias`).
+//!
+//! Each is its parameters plus a call into [`crate::kernels`]. Activations are channels-last, see there. All are
+//! differentiable; candle-nn's own `LayerNorm` and `softmax_last_dim` are avoided because they have no backward.
+
+use crate::Result;
+use crate::kernels::{self, Activation, Padding};
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder};
+
+/// Parameters start uniform in +-1/sqrt(fan_in), PyTorch's default for linear and convolution layers.
+fn uniform(fan_in: usize) -> Init {
+    let bound = 1.0 / (fan_in as f64).sqrt();
+    Init::Uniform { lo: -bound, up: bound }
+}
+
+/// `x w^T + b` on the last dimension.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// A layer with bias; `weight` is (outputs, inputs).
+    pub fn new(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        let bias = Some(vb.get_with_hints(outputs, "bias", uniform(inputs))?);
+        Ok(Self { bias, ..Self::without_bias(inputs, outputs, vb)? })
+    }
+
+    /// A layer without bias.
+    pub fn without_bias(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get_with_hints((outputs, inputs), "weight", uniform(inputs))?, bias: None })
+    }
+
+    /// (.., inputs) -> (.., outputs).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::linear(x, &self.weight, self.bias.as_ref())
+    }
+}
+
+/// A 2-D convolution with bias; `weight` is (outputs, inputs, k, k).
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Tensor,
+    stride: usize,
+    padding: Padding,
+}
+
+impl Conv2d {
+    /// A `kernel` x `kernel` convolution.
+    pub fn new(
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        stride: usize,
+        padding: Padding,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let init = uniform(inputs * kernel * kernel);
+        let weight = vb.get_with_hints((outputs, inputs, kernel, kernel), "weight", init)?;
+        Ok(Self { weight, bias: vb.get_with_hints(outputs, "bias", init)?, stride, padding })
+    }
+
+    /// A 3x3 convolution that keeps the size.
+    pub fn same3x3(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        Self::new(inputs, outputs, 3, 1, Padding::same(1), vb)
+    }
+
+    /// A 1x1 convolution.
+    pub fn pointwise(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        Self::new(inputs, outputs, 1, 1, Padding::same(0), vb)
+    }
+
+    /// (B, H, W, inputs) -> (B, H', W', outputs).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::conv2d(x, &self.weight, Some(&self.bias), self.stride, self.padding)
+    }
+}
+
+/// Group normalisation with scale and shift per channel.
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// `groups` must divide `channels`.
+    pub fn new(groups: usize, channels: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
+        let weight = vb.get_with_hints(channels, "weight", Init::Const(1.0))?;
+        Ok(Self { weight, bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?, groups, eps })
+    }
+
+    /// (B, .., C) -> the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, Activation::Identity)
+    }
+
+    /// The same followed by SiLU, in one pass.
+    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, Activation::Silu)
+    }
+}
+
+/// Layer normalisation over the last dimension.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Scale and shift of `channels` values.
+    pub fn new(channels: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
+        let weight = vb.get_with_hints(channels, "weight", Init::Const(1.0))?;
+        Ok(Self { weight, bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?, eps })
+    }
+
+    /// (.., C) -> the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+}
+
+/// A table of vectors looked up by index; `weight` is (rows, channels).
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    weight: Tensor,
+}
+
+impl Embedding {
+    /// A table that starts normal with deviation 0.02, as CLIP's does.
+    pub fn new(rows: usize, channels: usize, vb: &VarBuilder) -> Result<Self> {
+        let init = Init::Randn { mean: 0.0, stdev: 0.02 };
+        Ok(Self { weight: vb.get_with_hints((rows, channels), "weight", init)? })
+    }
+
+    /// u32 indices (B, T) -> (B, T, C).
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let (b, t) = ids.dims2()?;
+        Ok(self.weight.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, ()))?)
+    }
+
+    /// The whole table.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+}
+
+/// Doubles height and width by repetition: (B, H, W, C) -> (B, 2H, 2W, C).
+pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let x = x.reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, 2, w, 2, c))?;
+    Ok(x.reshape((b, 2 * h, 2 * w, c))?)
+}
+
+/// (B, C, H, W) -> (B, H, W, C), contiguous.
+pub fn to_channels_last(x: &Tensor) -> Result<Tensor> {
+    Ok(x.permute((0, 2, 3, 1))?.contiguous()?)
+}
+
+/// (B, H, W, C) -> (B, C, H, W), contiguous.
+pub fn to_channels_first(x: &Tensor) -> Result<Tensor> {
+    Ok(x.permute((0, 3, 1, 2))?.contiguous()?)
+}

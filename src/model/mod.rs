@@ -1,0 +1,3 @@
+//! The networks, with the key names and configuration files of diffusers and transformers.
+
+pub mod layers;

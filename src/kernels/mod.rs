@@ -2,10 +2,24 @@
 //!
 //! Networks call these and nothing else for such work. Activations are **channels-last**: pictures are `(B, H, W, C)`
 //! and sequences `(B, T, C)`, so that a 1x1 convolution is a linear layer and a transformer block needs no transposes.
-//! All functions are differentiable, in every argument.
+//! All functions are differentiable, in every argument. In f32 on the CPU they are our own operations; other types and
+//! devices run candle's.
+
+mod activation;
+mod attention;
+mod conv2d;
+mod gemm;
+mod linear;
+mod math;
+mod native;
+mod norm;
+mod reference;
+mod threads;
+
+pub use threads::on_this_thread;
 
 use crate::Result;
-use candle_core::{D, DType, Module, Tensor};
+use candle_core::{DType, Tensor};
 
 /// Zero rows and columns added around a picture before a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,19 +57,19 @@ pub enum Activation {
 
 /// `x w^T + b`. Shapes: `x` (.., I), `w` (O, I), `b` (O); returns (.., O).
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = candle_nn::Linear::new(w.clone(), b.cloned()).forward(x)?;
-    Ok(y)
+    if !is_native(x) {
+        return reference::linear(x, w, b);
+    }
+    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w)?, linear::Linear)?)
 }
 
-/// 2-D convolution (cross-correlation). Shapes: `x` (B, H, W, I), `w` (O, I, kh, kw), `b` (O); returns (B, H', W', O).
+/// 2-D convolution (cross-correlation). Shapes: `x` (B, H, W, I), `w` (O, kh, kw, I), `b` (O); returns (B, H', W', O).
 pub fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
-    let x = x.permute((0, 3, 1, 2))?.contiguous()?;
-    let x = x.pad_with_zeros(2, padding.top, padding.bottom)?.pad_with_zeros(3, padding.left, padding.right)?;
-    let y = x.conv2d(w, 0, stride, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()?;
-    Ok(match b {
-        Some(b) => y.broadcast_add(b)?,
-        None => y,
-    })
+    if !is_native(x) {
+        return reference::conv2d(x, w, b, stride, padding);
+    }
+    let op = conv2d::Conv2d { stride, padding };
+    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w)?, op)?)
 }
 
 /// Group normalisation over all positions of a sample and the channels of a group, then `activation`.
@@ -68,53 +82,69 @@ pub fn group_norm(
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    let shape = x.shape().clone();
-    let (batch, channels) = (shape.dims()[0], shape.dims()[shape.rank() - 1]);
-    let g = x.reshape((batch, (), groups, channels / groups))?;
-    let mean = g.mean_keepdim(3)?.mean_keepdim(1)?;
-    let centred = g.broadcast_sub(&mean)?;
-    let variance = centred.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
-    let y = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape(shape)?;
-    let y = y.broadcast_mul(w)?.broadcast_add(b)?;
-    Ok(match activation {
-        Activation::Identity => y,
-        Activation::Silu => y.silu()?,
-    })
+    if !is_native(x) {
+        return reference::group_norm(x, w, b, groups, eps, activation);
+    }
+    let positions = x.elem_count() / (x.dim(0)? * w.elem_count()).max(1);
+    let op = norm::Norm { name: "group-norm", positions, groups, eps, activation };
+    Ok(x.contiguous()?.apply_op3(w, b, op)?)
 }
 
 /// Layer normalisation over the last dimension. Shapes: `x` (.., C), `w` and `b` (C).
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor> {
-    let mean = x.mean_keepdim(D::Minus1)?;
-    let centred = x.broadcast_sub(&mean)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    Ok(centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(w)?.broadcast_add(b)?)
+    if !is_native(x) {
+        return reference::layer_norm(x, w, b, eps);
+    }
+    let op = norm::Norm { name: "layer-norm", positions: 1, groups: 1, eps, activation: Activation::Identity };
+    Ok(x.contiguous()?.apply_op3(w, b, op)?)
 }
 
 /// Scaled dot-product attention with `heads` heads side by side in the channels.
 /// Shapes: `q` (B, T, C), `k` and `v` (B, S, C); returns (B, T, C). With `causal`, position t sees positions 0..=t.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    let (b, t, c) = q.dims3()?;
-    let s = k.dim(1)?;
-    let split = |x: &Tensor, n| x.reshape((b, n, heads, c / heads))?.transpose(1, 2)?.contiguous();
-    let (q, k, v) = (split(q, t)?, split(k, s)?, split(v, s)?);
-    let mut scores = (q.matmul(&k.transpose(2, 3)?)? * (1.0 / ((c / heads) as f64).sqrt()))?;
-    if causal {
-        let mask: Vec<f32> = (0..t * s).map(|i| if i % s > i / s { f32::NEG_INFINITY } else { 0.0 }).collect();
-        let mask = Tensor::from_vec(mask, (t, s), q.device())?.to_dtype(scores.dtype())?;
-        scores = scores.broadcast_add(&mask)?;
+    if !is_native(q) {
+        return reference::attention(q, k, v, heads, causal);
     }
-    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
-    Ok(weights.matmul(&v)?.transpose(1, 2)?.reshape((b, t, c))?)
+    let op = attention::Attention { heads, causal };
+    Ok(q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?)
 }
 
 /// Gated GELU: the last dimension holds values, then gates; returns `values * gelu(gates)` with the exact (erf) GELU.
 /// Shapes: `x` (.., 2 D); returns (.., D).
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    let parts = x.chunk(2, D::Minus1)?;
-    Ok((&parts[0] * parts[1].gelu_erf()?)?)
+    if !is_native(x) {
+        return reference::geglu(x);
+    }
+    Ok(x.contiguous()?.apply_op1(activation::Geglu)?)
 }
 
-/// Whether a kernel of our own serves this tensor: f32 on the CPU. Elsewhere candle's own operations do.
-pub fn is_native(x: &Tensor) -> bool {
+/// `x * sigmoid(x)`, any shape.
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    if !is_native(x) {
+        return Ok(x.silu()?);
+    }
+    Ok(x.contiguous()?.apply_op1(activation::Silu)?)
+}
+
+/// Adds one vector per sample to all its positions. Shapes: `x` (B, .., C), `e` (B, C); returns the shape of `x`.
+pub fn add_per_sample(x: &Tensor, e: &Tensor) -> Result<Tensor> {
+    if !is_native(x) {
+        return reference::add_per_sample(x, e);
+    }
+    Ok(x.contiguous()?.apply_op2(&e.contiguous()?, activation::AddPerSample)?)
+}
+
+/// Whether a kernel of our own serves this tensor.
+fn is_native(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
+
+fn bias_or_zeros(b: Option<&Tensor>, w: &Tensor) -> Result<Tensor> {
+    Ok(match b {
+        Some(b) => b.clone(),
+        None => Tensor::zeros(w.dim(0)?, w.dtype(), w.device())?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

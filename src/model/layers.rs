@@ -39,7 +39,7 @@ impl Linear {
     }
 }
 
-/// A 2-D convolution with bias; `weight` is (outputs, inputs, k, k).
+/// A 2-D convolution with bias; `weight` is (outputs, inputs, k, k) in files and (outputs, k, k, inputs) here.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Tensor,
@@ -60,6 +60,7 @@ impl Conv2d {
     ) -> Result<Self> {
         let init = uniform(inputs * kernel * kernel);
         let weight = vb.get_with_hints((outputs, inputs, kernel, kernel), "weight", init)?;
+        let weight = weight.permute((0, 2, 3, 1))?.contiguous()?;
         Ok(Self { weight, bias: vb.get_with_hints(outputs, "bias", init)?, stride, padding })
     }
 

@@ -1,0 +1,73 @@
+//! `x w^T + b` with its gradients.
+
+use super::gemm::{Matrix, Onto, product};
+use super::native::{gradient, output, values, with_values};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+
+/// Arguments: x (.., I), w (O, I), b (O).
+pub(super) struct Linear;
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs) = lw.shape().dims2()?;
+        let rows = lx.shape().elem_count() / inputs;
+        let y = forward(values(x, lx)?, values(w, lw)?, values(b, lb)?, rows, inputs, outputs);
+        let mut shape = lx.dims().to_vec();
+        *shape.last_mut().expect("x has a last dimension") = outputs;
+        output(y, shape)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (outputs, inputs) = w.dims2()?;
+        let rows = x.elem_count() / inputs;
+        let (dx, dw, db) =
+            with_values([x, w, &grad.contiguous()?], |[x, w, dy]| backward(x, w, dy, rows, inputs, outputs))?;
+        Ok((gradient(dx, x)?, gradient(dw, w)?, gradient(db, b)?))
+    }
+}
+
+/// Each row of `y` starts as the bias, the product is added to it.
+fn forward(x: &[f32], w: &[f32], b: &[f32], rows: usize, inputs: usize, outputs: usize) -> Vec<f32> {
+    let mut y = b.repeat(rows);
+    let w = Matrix::dense(w, outputs, inputs).transposed();
+    product(&mut y, outputs, Onto::Sum, 1.0, Matrix::dense(x, rows, inputs), w);
+    y
+}
+
+type Gradients = (Vec<f32>, Vec<f32>, Vec<f32>);
+
+fn backward(x: &[f32], w: &[f32], dy: &[f32], rows: usize, inputs: usize, outputs: usize) -> Gradients {
+    let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+    let dy_matrix = Matrix::dense(dy, rows, outputs);
+    product(&mut dx, inputs, Onto::Nothing, 1.0, dy_matrix, Matrix::dense(w, outputs, inputs));
+    product(&mut dw, inputs, Onto::Nothing, 1.0, dy_matrix.transposed(), Matrix::dense(x, rows, inputs));
+    (dx, dw, column_sums(dy, outputs))
+}
+
+/// The sum of the rows of `x`, each `columns` long.
+pub(super) fn column_sums(x: &[f32], columns: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; columns];
+    for row in x.chunks_exact(columns) {
+        sums.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+    }
+    sums
+}

@@ -1,0 +1,169 @@
+//! Group and layer normalisation with their gradients. A layer norm is a group norm of single positions and one group.
+
+use super::Activation;
+use super::math::{sigmoid, vectorised};
+use super::native::{gradient, output, values, with_values};
+use super::threads;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+
+/// Arguments: x (B, .., C), w (C), b (C). Statistics are taken over `positions` rows of C values at a time and over the
+/// channels of one group.
+#[derive(Clone, Copy)]
+pub(super) struct Norm {
+    pub(super) name: &'static str,
+    pub(super) positions: usize,
+    pub(super) groups: usize,
+    pub(super) eps: f64,
+    pub(super) activation: Activation,
+}
+
+/// Mean and 1 / standard deviation of every channel's group.
+struct Statistics {
+    mean: Vec<f32>,
+    inverse: Vec<f32>,
+}
+
+impl Norm {
+    /// Two passes over the rows, per channel in f32 and over channels in f64: no cancellation, and rows stay in the cache.
+    fn statistics(&self, x: &[f32], channels: usize) -> Statistics {
+        let per_group = channels / self.groups;
+        let count = (self.positions * per_group) as f64;
+        let over_groups = |sums: &[f32]| -> Vec<f64> {
+            sums.chunks_exact(per_group).map(|g| g.iter().map(|&v| f64::from(v)).sum::<f64>() / count).collect()
+        };
+        let mut sums = vec![0.0f32; channels];
+        vectorised(|| {
+            for row in x.chunks_exact(channels) {
+                sums.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+            }
+        });
+        let mean: Vec<f32> = spread(&over_groups(&sums), per_group);
+        sums.fill(0.0);
+        vectorised(|| {
+            for row in x.chunks_exact(channels) {
+                for ((s, v), m) in sums.iter_mut().zip(row).zip(&mean) {
+                    *s += (v - m) * (v - m);
+                }
+            }
+        });
+        let inverse: Vec<f64> = over_groups(&sums).iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect();
+        Statistics { mean, inverse: spread(&inverse, per_group) }
+    }
+
+    fn forward_sample(&self, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+        let channels = w.len();
+        let Statistics { mean, inverse } = self.statistics(x, channels);
+        let scale: Vec<f32> = w.iter().zip(&inverse).map(|(w, i)| w * i).collect();
+        let shift: Vec<f32> = b.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
+        let silu = self.activation == Activation::Silu;
+        vectorised(|| {
+            for (row, out) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+                for (((o, v), s), t) in out.iter_mut().zip(row).zip(&scale).zip(&shift) {
+                    *o = v * s + t;
+                }
+                if silu {
+                    out.iter_mut().for_each(|o| *o *= sigmoid(*o));
+                }
+            }
+        });
+    }
+
+    /// With xh = (x - mean) * inverse and z = w xh + b, before the activation:
+    /// dx = inverse * (w dz - mean(w dz) - xh mean(w dz xh)), means over the group; dw += dz xh; db += dz.
+    fn backward_sample(&self, [x, w, b, dy]: [&[f32]; 4], dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
+        let channels = w.len();
+        let per_group = channels / self.groups;
+        let stats = self.statistics(x, channels);
+        let (mean, inverse) = (&stats.mean[..], &stats.inverse[..]);
+        let silu = self.activation == Activation::Silu;
+        let (mut sum_dz, mut sum_dz_xh) = (vec![0.0f32; channels], vec![0.0f32; channels]);
+        vectorised(|| {
+            for ((x, dy), dz) in
+                x.chunks_exact(channels).zip(dy.chunks_exact(channels)).zip(dx.chunks_exact_mut(channels))
+            {
+                for c in 0..channels {
+                    let xh = (x[c] - mean[c]) * inverse[c];
+                    let mut d = dy[c];
+                    if silu {
+                        let z = w[c] * xh + b[c];
+                        let s = sigmoid(z);
+                        d *= s * (1.0 + z * (1.0 - s));
+                    }
+                    dz[c] = d;
+                    sum_dz[c] += d;
+                    sum_dz_xh[c] += d * xh;
+                }
+            }
+        });
+        dw.iter_mut().zip(&sum_dz_xh).for_each(|(t, v)| *t += v);
+        db.iter_mut().zip(&sum_dz).for_each(|(t, v)| *t += v);
+        let count = (self.positions * per_group) as f32;
+        let group_mean = |sums: &[f32]| -> Vec<f32> {
+            let weighted: Vec<f32> = sums.iter().zip(w).map(|(s, w)| s * w).collect();
+            let means: Vec<f64> =
+                weighted.chunks_exact(per_group).map(|g| f64::from(g.iter().sum::<f32>() / count)).collect();
+            spread(&means, per_group)
+        };
+        let (mean_d, mean_d_xh) = (&group_mean(&sum_dz)[..], &group_mean(&sum_dz_xh)[..]);
+        vectorised(|| {
+            for (x, dx) in x.chunks_exact(channels).zip(dx.chunks_exact_mut(channels)) {
+                for c in 0..channels {
+                    let xh = (x[c] - mean[c]) * inverse[c];
+                    dx[c] = inverse[c] * (w[c] * dx[c] - mean_d[c] - xh * mean_d_xh[c]);
+                }
+            }
+        });
+    }
+}
+
+/// One value per group to one per channel.
+fn spread(groups: &[f64], per_group: usize) -> Vec<f32> {
+    groups.iter().flat_map(|&v| std::iter::repeat_n(v as f32, per_group)).collect()
+}
+
+impl CustomOp3 for Norm {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w, b) = (values(x, lx)?, values(w, lw)?, values(b, lb)?);
+        let sample = self.positions * w.len();
+        let mut y = vec![0.0; x.len()];
+        // Small samples go to a core many at a time: a task costs about as much as a thousand values.
+        let per_task = (16_384 / sample.max(1)).max(1) * sample;
+        threads::for_each(x.chunks(per_task).zip(y.chunks_mut(per_task)).collect(), |(x, y)| {
+            for (x, y) in x.chunks_exact(sample).zip(y.chunks_exact_mut(sample)) {
+                self.forward_sample(x, w, b, y);
+            }
+        });
+        output(y, lx.shape().clone())
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw, db) = with_values([x, w, b, &grad.contiguous()?], |[xs, w, b, dy]| {
+            let sample = self.positions * w.len();
+            let (mut dx, mut dw, mut db) = (vec![0.0; xs.len()], vec![0.0; w.len()], vec![0.0; b.len()]);
+            for ((x, dy), dx) in xs.chunks_exact(sample).zip(dy.chunks_exact(sample)).zip(dx.chunks_exact_mut(sample)) {
+                self.backward_sample([x, w, b, dy], dx, &mut dw, &mut db);
+            }
+            (dx, dw, db)
+        })?;
+        Ok((gradient(dx, x)?, gradient(dw, w)?, gradient(db, b)?))
+    }
+}

@@ -1,0 +1,78 @@
+//! The same functions in candle's own operations: what other devices and types run, and what tests hold the kernels
+//! against. Shapes and meanings are those of the functions in [`super`].
+
+use super::{Activation, Padding};
+use crate::Result;
+use candle_core::{D, Module, Tensor};
+
+pub(super) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let y = candle_nn::Linear::new(w.clone(), b.cloned()).forward(x)?;
+    Ok(y)
+}
+
+pub(super) fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
+    let x = x.permute((0, 3, 1, 2))?.contiguous()?;
+    let x = x.pad_with_zeros(2, padding.top, padding.bottom)?.pad_with_zeros(3, padding.left, padding.right)?;
+    let w = w.permute((0, 3, 1, 2))?.contiguous()?;
+    let y = x.conv2d(&w, 0, stride, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()?;
+    Ok(match b {
+        Some(b) => y.broadcast_add(b)?,
+        None => y,
+    })
+}
+
+pub(super) fn group_norm(
+    x: &Tensor,
+    w: &Tensor,
+    b: &Tensor,
+    groups: usize,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    let shape = x.shape().clone();
+    let (batch, channels) = (shape.dims()[0], shape.dims()[shape.rank() - 1]);
+    let g = x.reshape((batch, (), groups, channels / groups))?;
+    let mean = g.mean_keepdim(3)?.mean_keepdim(1)?;
+    let centred = g.broadcast_sub(&mean)?;
+    let variance = centred.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
+    let y = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape(shape)?;
+    let y = y.broadcast_mul(w)?.broadcast_add(b)?;
+    Ok(match activation {
+        Activation::Identity => y,
+        Activation::Silu => y.silu()?,
+    })
+}
+
+pub(super) fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean = x.mean_keepdim(D::Minus1)?;
+    let centred = x.broadcast_sub(&mean)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    Ok(centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(w)?.broadcast_add(b)?)
+}
+
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    let (b, t, c) = q.dims3()?;
+    let s = k.dim(1)?;
+    let split = |x: &Tensor, n| x.reshape((b, n, heads, c / heads))?.transpose(1, 2)?.contiguous();
+    let (q, k, v) = (split(q, t)?, split(k, s)?, split(v, s)?);
+    let mut scores = (q.matmul(&k.transpose(2, 3)?)? * (1.0 / ((c / heads) as f64).sqrt()))?;
+    if causal {
+        let mask: Vec<f32> = (0..t * s).map(|i| if i % s > i / s { f32::NEG_INFINITY } else { 0.0 }).collect();
+        let mask = Tensor::from_vec(mask, (t, s), q.device())?.to_dtype(scores.dtype())?;
+        scores = scores.broadcast_add(&mask)?;
+    }
+    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    Ok(weights.matmul(&v)?.transpose(1, 2)?.reshape((b, t, c))?)
+}
+
+pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
+    let parts = x.chunk(2, D::Minus1)?;
+    Ok((&parts[0] * parts[1].gelu_erf()?)?)
+}
+
+pub(super) fn add_per_sample(x: &Tensor, e: &Tensor) -> Result<Tensor> {
+    let (batch, channels) = e.dims2()?;
+    let mut shape = vec![1; x.rank()];
+    (shape[0], shape[x.rank() - 1]) = (batch, channels);
+    Ok(x.broadcast_add(&e.reshape(shape)?)?)
+}

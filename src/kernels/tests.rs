@@ -1,0 +1,126 @@
+//! Every kernel against candle's own operations: values and all gradients, over random and awkward shapes.
+
+use super::*;
+use candle_core::{Device, Var};
+
+/// Deterministic values in about +-1.
+fn var(shape: &[usize], seed: u64) -> Var {
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n)
+        .map(|i| {
+            let mut h = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed.wrapping_mul(0xD1B5_4A32_D192_ED03);
+            h = (h ^ (h >> 31)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((h >> 40) as f32 / (1u64 << 24) as f32) * 2.0 - 1.0
+        })
+        .collect();
+    Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    let (a, b) = (a.flatten_all().unwrap(), b.flatten_all().unwrap());
+    let scale = b.abs().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap().max(1e-3);
+    (a - b).unwrap().abs().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap() / scale
+}
+
+/// Compares values and gradients of two functions of the same variables, under a fixed random weighting of the output.
+fn agree(name: &str, vars: &[Var], ours: impl Fn(&[Var]) -> Result<Tensor>, theirs: impl Fn(&[Var]) -> Result<Tensor>) {
+    let (a, b) = (ours(vars).unwrap(), theirs(vars).unwrap());
+    assert_eq!(a.dims(), b.dims(), "{name}");
+    assert!(largest_difference(&a, &b) < 2e-5, "{name}: values differ by {}", largest_difference(&a, &b));
+    let weights = var(a.dims(), 99);
+    let gradients = |y: &Tensor| (y * weights.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+    let (ga, gb) = (gradients(&a), gradients(&b));
+    for (i, v) in vars.iter().enumerate() {
+        let (x, y) = (ga.get(v).expect("a gradient"), gb.get(v).expect("a gradient"));
+        assert!(largest_difference(x, y) < 5e-5, "{name}: gradient {i} differs by {}", largest_difference(x, y));
+    }
+}
+
+#[test]
+fn linear_agrees() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (7, 13, 5), (64, 48, 96), (130, 3, 17)] {
+        let vars = [var(&[2, rows, inputs], 1), var(&[outputs, inputs], 2), var(&[outputs], 3)];
+        agree("linear", &vars, |v| linear(&v[0], &v[1], Some(&v[2])), |v| reference::linear(&v[0], &v[1], Some(&v[2])));
+        agree(
+            "linear without bias",
+            &vars[..2],
+            |v| linear(&v[0], &v[1], None),
+            |v| reference::linear(&v[0], &v[1], None),
+        );
+    }
+}
+
+#[test]
+fn conv2d_agrees() {
+    let cases = [
+        ((1, 1, 1, 1), (1, 1), 1, Padding::same(0)),
+        ((2, 8, 8, 6), (5, 3), 1, Padding::same(1)),
+        ((3, 7, 5, 4), (9, 3), 2, Padding::same(1)),
+        ((2, 8, 6, 3), (4, 3), 2, Padding::after(1)),
+        ((1, 33, 31, 2), (3, 5), 1, Padding::same(2)),
+    ];
+    for ((b, h, w, i), (o, k), stride, padding) in cases {
+        let vars = [var(&[b, h, w, i], 1), var(&[o, k, k, i], 2), var(&[o], 3)];
+        agree(
+            "conv2d",
+            &vars,
+            |v| conv2d(&v[0], &v[1], Some(&v[2]), stride, padding),
+            |v| reference::conv2d(&v[0], &v[1], Some(&v[2]), stride, padding),
+        );
+    }
+}
+
+#[test]
+fn norms_agree() {
+    for (shape, groups) in [(vec![2, 4, 4, 6], 3), (vec![3, 1, 8], 8), (vec![1, 5, 3, 32], 1)] {
+        let c = shape[shape.len() - 1];
+        let vars = [var(&shape, 1), var(&[c], 2), var(&[c], 3)];
+        for activation in [Activation::Identity, Activation::Silu] {
+            agree(
+                "group norm",
+                &vars,
+                |v| group_norm(&v[0], &v[1], &v[2], groups, 1e-5, activation),
+                |v| reference::group_norm(&v[0], &v[1], &v[2], groups, 1e-5, activation),
+            );
+        }
+        agree(
+            "layer norm",
+            &vars,
+            |v| layer_norm(&v[0], &v[1], &v[2], 1e-5),
+            |v| reference::layer_norm(&v[0], &v[1], &v[2], 1e-5),
+        );
+    }
+}
+
+#[test]
+fn attention_agrees() {
+    for (b, t, s, c, heads, causal) in
+        [(2, 5, 5, 8, 2, true), (1, 64, 32, 24, 3, false), (2, 131, 7, 6, 1, false), (1, 70, 70, 4, 2, true)]
+    {
+        let vars = [var(&[b, t, c], 1), var(&[b, s, c], 2), var(&[b, s, c], 3)];
+        agree(
+            "attention",
+            &vars,
+            |v| attention(&v[0], &v[1], &v[2], heads, causal),
+            |v| reference::attention(&v[0], &v[1], &v[2], heads, causal),
+        );
+    }
+}
+
+#[test]
+fn activations_agree() {
+    let x = [var(&[3, 5, 14], 1)];
+    // Stretched, so that the tails are reached.
+    agree("geglu", &x, |v| geglu(&(v[0].as_tensor() * 6.0)?), |v| reference::geglu(&(v[0].as_tensor() * 6.0)?));
+    agree("silu", &x, |v| silu(&(v[0].as_tensor() * 30.0)?), |v| Ok((v[0].as_tensor() * 30.0)?.silu()?));
+    let vars = [var(&[3, 5, 2, 4], 1), var(&[3, 4], 2)];
+    agree("add per sample", &vars, |v| add_per_sample(&v[0], &v[1]), |v| reference::add_per_sample(&v[0], &v[1]));
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let (x, w, b) = (var(&[3, 20, 20, 24], 1), var(&[40, 3, 3, 24], 2), var(&[40], 3));
+    let run =
+        || conv2d(&x, &w, Some(&b), 1, Padding::same(1)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(run(), on_this_thread(run));
+}

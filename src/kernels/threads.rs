@@ -1,0 +1,38 @@
+//! How a kernel uses the cores: over all of them for one picture, or on the caller's thread alone when the caller has
+//! already spread its work (the trainer runs one shard of a batch per core).
+//!
+//! No kernel lets the number of threads decide how a sum is split, so results do not depend on it.
+
+use rayon::prelude::*;
+use std::cell::Cell;
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` with every kernel it calls staying on this thread.
+pub fn on_this_thread<R>(f: impl FnOnce() -> R) -> R {
+    let before = ALONE.replace(true);
+    let result = f();
+    ALONE.set(before);
+    result
+}
+
+fn alone() -> bool {
+    ALONE.get() || rayon::current_num_threads() == 1
+}
+
+/// What the matrix product may use.
+pub(super) fn parallelism() -> gemm::Parallelism {
+    if alone() { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) }
+}
+
+/// Calls `f` once for each task, over the cores when there is more than one task and the thread is not alone.
+/// Every product inside `f` stays on its thread.
+pub(super) fn for_each<T: Send>(tasks: Vec<T>, f: impl Fn(T) + Sync) {
+    if alone() || tasks.len() == 1 {
+        tasks.into_iter().for_each(f);
+    } else {
+        tasks.into_par_iter().for_each(|task| on_this_thread(|| f(task)));
+    }
+}

@@ -29,10 +29,10 @@ const OPENINGS: [&str; 5] = ["a picture of", "a drawing of", "an icon of", "icon
 impl Record {
     /// A caption: lower-case, mostly one to four words, different from draw to draw. The style is left out in a third.
     pub fn caption(&self, dice: &mut Dice) -> String {
-        if let Some(caption) = dice.pick(&self.captions) {
-            return caption.clone();
+        let core = self.wish(dice);
+        if !self.captions.is_empty() {
+            return core;
         }
-        let core = self.core(dice);
         let wish = match self.style().filter(|_| dice.chance(2.0 / 3.0)) {
             Some(style) => styled(&core, style, dice),
             None => core,
@@ -44,8 +44,11 @@ impl Record {
         }
     }
 
-    /// The words for what is drawn, without style.
-    fn core(&self, dice: &mut Dice) -> String {
+    /// The words for what is drawn, without style; one of the given captions where there are some.
+    pub(crate) fn wish(&self, dice: &mut Dice) -> String {
+        if let Some(caption) = dice.pick(&self.captions) {
+            return caption.clone();
+        }
         let others: Vec<&str> = self.other_words();
         if others.is_empty() {
             return self.concept.clone();

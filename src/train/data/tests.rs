@@ -37,7 +37,7 @@ fn captions_are_what_people_type() {
 #[test]
 fn every_word_of_a_caption_is_in_the_list_of_words() {
     let records = vec![record("crying face", "3d", &["it's sad", "o'clock 12"]), record("t rex", "detailed", &[])];
-    let data = Dataset { folder: PathBuf::new(), size: 8, sources: vec![], records };
+    let data = Dataset::of_records(8, records);
     let words = data.words();
     for caption in data.records.iter().flat_map(|r| draws(r, 2000)) {
         for word in captions::words(&caption).iter().filter(|w| w.chars().any(char::is_alphanumeric)) {

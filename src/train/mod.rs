@@ -4,6 +4,8 @@
 //! * [`fit`]: the loop, the same for every part; [`task`] is what it is given, [`codec`] and `denoiser` are the two parts.
 //! * [`parameters`], [`optimizer`], `shards`: variables, updates, gradients over the cores.
 //! * `report`, `state`, `export`: what a run shows, what it can go on from, what it leaves behind.
+//! * [`judge`]: a small dual encoder of its own that tells which concept a picture shows.
+//! * [`evaluate`]: how often the judge finds the prompt in the pictures a model drew for it.
 
 pub mod codec;
 pub mod data;
@@ -17,3 +19,5 @@ mod report;
 mod shards;
 mod state;
 pub mod task;
+pub mod evaluate;
+pub mod judge;

@@ -89,7 +89,5 @@ fn normalise(latents: &Tensor, config: &PatchAutoencoderConfig) -> Result<Tensor
         let values: Vec<f32> = v.iter().map(|&x| x as f32).collect();
         Ok(Tensor::from_vec(values, (1, v.len(), 1, 1), latents.device())?)
     };
-    Ok(latents
-        .broadcast_sub(&per_channel(&config.latents_mean)?)?
-        .broadcast_div(&per_channel(&config.latents_std)?)?)
+    Ok(latents.broadcast_sub(&per_channel(&config.latents_mean)?)?.broadcast_div(&per_channel(&config.latents_std)?)?)
 }

@@ -42,6 +42,16 @@ pub enum Error {
     /// The request is wrong: HTTP 422, exit code 2. Every wrong field is listed.
     #[error("{}", list(.0))]
     Invalid(Vec<FieldError>),
+    /// The request is not JSON at all: HTTP 400.
+    #[error("not valid JSON at line {line}, column {column}: {message}")]
+    Syntax {
+        /// Line of the first mistake, from 1.
+        line: usize,
+        /// Column of the first mistake, from 1.
+        column: usize,
+        /// What was expected or found there.
+        message: String,
+    },
     /// A model folder is incomplete, damaged or of an unknown kind: HTTP 422 at the door, exit code 2.
     #[error("{}: {message}", path.display())]
     Model {
@@ -68,6 +78,9 @@ pub enum Error {
     /// Training data or a training run is not as it should be: exit code 2.
     #[error("{0}")]
     Training(String),
+    /// The server cannot start, or a part of it has died: exit code 1, HTTP 500.
+    #[error("{0}")]
+    Server(String),
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {

@@ -1,0 +1,43 @@
+//! RGB bytes to tensors in [-1, 1] and back.
+
+use crate::{Error, Result};
+use ::image::RgbImage;
+use candle_core::{DType, Device, Tensor};
+
+/// A picture as (1, 3, H, W) f32 in [-1, 1].
+pub fn to_tensor(picture: &RgbImage, device: &Device) -> Result<Tensor> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let values: Vec<f32> = picture.as_raw().iter().map(|byte| f32::from(*byte) / 127.5 - 1.0).collect();
+    let rows = Tensor::from_vec(values, (1, height, width, 3), &Device::Cpu)?;
+    Ok(rows.permute((0, 3, 1, 2))?.contiguous()?.to_device(device)?)
+}
+
+/// (1, 3, H, W) about [-1, 1] to a picture; what lies outside is clipped.
+pub fn from_tensor(x: &Tensor) -> Result<RgbImage> {
+    let (_, _, height, width) = x.dims4()?;
+    let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.permute((0, 2, 3, 1))?;
+    let values = x.flatten_all()?.to_vec1::<f32>()?;
+    // Casting from float to u8 saturates, and rounds towards zero.
+    let bytes = values.into_iter().map(|v| ((v + 1.0) * 127.5 + 0.5) as u8).collect();
+    RgbImage::from_raw(width as u32, height as u32, bytes)
+        .ok_or_else(|| Error::NonFinite(format!("a decoded picture has shape {:?}", x.dims())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_survives_the_round_trip() {
+        let picture = RgbImage::from_raw(16, 16, (0..768u32).map(|i| (i % 256) as u8).collect()).unwrap();
+        let x = to_tensor(&picture, &Device::Cpu).unwrap();
+        assert_eq!(x.dims(), [1, 3, 16, 16]);
+        assert_eq!(from_tensor(&x).unwrap(), picture);
+    }
+
+    #[test]
+    fn values_outside_are_clipped() {
+        let x = Tensor::new(&[-7f32, 0.0, 7.0], &Device::Cpu).unwrap().reshape((1, 3, 1, 1)).unwrap();
+        assert_eq!(from_tensor(&x).unwrap().into_raw(), [0, 128, 255]);
+    }
+}

@@ -1,0 +1,91 @@
+//! A picture to PNG bytes with text beside it, and to a file that is whole or not there.
+
+use crate::{Error, Result};
+use ::image::RgbImage;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+/// One text chunk of a PNG file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The keyword, such as `parameters`.
+    pub keyword: &'static str,
+    /// Any text without NUL.
+    pub text: String,
+}
+
+/// Encodes a picture. Text goes into `tEXt` where Latin-1 can hold it (what most readers look at) and into `iTXt`
+/// otherwise.
+pub fn encode_png(picture: &RgbImage, texts: &[Text]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    write_png(&mut bytes, picture, texts)
+        .map_err(|error| Error::Server(format!("a PNG could not be encoded: {error}")))?;
+    Ok(bytes)
+}
+
+fn write_png(bytes: &mut Vec<u8>, picture: &RgbImage, texts: &[Text]) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(bytes, picture.width(), picture.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    for Text { keyword, text } in texts {
+        let (keyword, latin) = ((*keyword).to_owned(), text.chars().all(|c| u32::from(c) < 256));
+        match latin {
+            true => encoder.add_text_chunk(keyword, text.clone())?,
+            false => encoder.add_itxt_chunk(keyword, text.clone())?,
+        }
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(picture.as_raw())?;
+    writer.finish()
+}
+
+/// The text under `keyword` in a PNG file, from either kind of chunk.
+pub fn read_png_text(bytes: &[u8], keyword: &str) -> Option<String> {
+    let reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().ok()?;
+    let info = reader.info();
+    let latin =
+        info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == keyword).map(|chunk| chunk.text.clone());
+    latin.or_else(|| info.utf8_text.iter().find(|chunk| chunk.keyword == keyword)?.get_text().ok())
+}
+
+/// Writes `bytes` beside `path` under a temporary name, then renames: nothing half-written is ever seen under `path`.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let written = File::create(&temporary).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.and_then(|()| fs::rename(&temporary, path)).map_err(|source| {
+        let _ = fs::remove_file(&temporary);
+        Error::Io { path: path.to_owned(), source }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_any_script_survives() {
+        let picture = RgbImage::from_pixel(3, 2, ::image::Rgb([1, 2, 3]));
+        for text in ["red apple\nSteps: 20", "pomme rouge, déjà vu", "红苹果 🍎 👩‍👩‍👧 \u{202e}x", ""]
+        {
+            let texts =
+                [Text { keyword: "parameters", text: text.into() }, Text { keyword: "limner", text: "{}".into() }];
+            let bytes = encode_png(&picture, &texts).unwrap();
+            assert_eq!(read_png_text(&bytes, "parameters").as_deref(), Some(text));
+            assert_eq!(read_png_text(&bytes, "limner").as_deref(), Some("{}"));
+            assert_eq!(super::super::read("image", &bytes).unwrap(), picture);
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("taken");
+        fs::create_dir_all(target.join("by a folder")).unwrap();
+        assert!(write_file(&target, b"x").is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        write_file(&folder.path().join("free"), b"x").unwrap();
+        assert_eq!(fs::read(folder.path().join("free")).unwrap(), b"x");
+    }
+}

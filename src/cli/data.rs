@@ -46,7 +46,6 @@ struct Target {
     force: bool,
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "every subcommand takes its arguments whole")]
 pub(super) fn run(args: Args) -> Result<()> {
     let progress = progress();
     let on_picture = |total: usize| match progress.length() {

@@ -1,12 +1,77 @@
-//! `limner evaluate`.
+//! `limner evaluate`: how well a model draws what it is asked, by a judge trained on the real pictures.
 
-use crate::Result;
+use crate::train::data::Dataset;
+use crate::train::evaluate::{self, Report};
+use crate::train::judge::{self, Judge};
+use crate::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
 
 /// Arguments of `limner evaluate`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// The data set the model was trained on
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// The judge's file; trained and written when it does not exist [default: judge.safetensors beside the data's index]
+    #[arg(long, value_name = "FILE")]
+    judge: Option<PathBuf>,
+    /// Training steps of a new judge
+    #[arg(long, value_name = "N", default_value_t = judge::Settings::default().steps)]
+    judge_steps: usize,
+    /// Prompts of each kind: seen, and (concept, style) pairs held out
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    prompts: usize,
+    /// Chooses the prompts and is the first picture's seed
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
-#[expect(clippy::needless_pass_by_value, reason = "skeleton")]
-pub(super) fn run(_args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
+    let data = Dataset::open(&args.data)?;
+    let pixels = data.load_pixels()?;
+    let file = args.judge.clone().unwrap_or_else(|| args.data.join("judge.safetensors"));
+    let judge = judge_in(&file, &data, &pixels, args.judge_steps)?;
+    let settings = evaluate::Settings { prompts: args.prompts, seed: args.seed };
+    let report = evaluate::evaluate(&data, &pixels, &judge, &settings, None)?;
+    print(&report, args.json)
+}
+
+/// The judge in `file`, or a new one that is written there.
+fn judge_in(file: &Path, data: &Dataset, pixels: &[u8], steps: usize) -> Result<Judge> {
+    if file.exists() {
+        return Judge::open(file);
+    }
+    eprintln!("training a judge, to be kept in {}", file.display());
+    let bar = progress(steps as u64, "judge: {bar:40} step {pos}/{len}, {msg}, {eta} left");
+    let settings = judge::Settings { steps, ..judge::Settings::default() };
+    let judge = judge::train(data, pixels, &settings, &mut |step, loss| {
+        bar.set_position(step as u64 + 1);
+        bar.set_message(format!("loss {loss:.3}"));
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    judge.save(file)?;
+    Ok(judge)
+}
+
+fn print(report: &Report, as_json: bool) -> Result<()> {
+    if as_json {
+        let text = serde_json::to_string_pretty(report).map_err(|e| Error::Training(e.to_string()))?;
+        println!("{text}");
+    } else {
+        println!("{report}");
+    }
     Ok(())
+}
+
+fn progress(total: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
 }

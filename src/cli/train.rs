@@ -1,12 +1,63 @@
-//! `limner train`.
+//! `limner train`: the autoencoder first, then text encoder and U-Net on its latents.
 
 use crate::Result;
+use crate::train::recipe::{self, Recipe};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Arguments of `limner train`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Folder made by `limner data`
+    #[arg(long)]
+    data: PathBuf,
+    /// Model folder to write; a run that was interrupted goes on from what is there
+    #[arg(long)]
+    out: PathBuf,
+    /// Updates of the autoencoder
+    #[arg(long, default_value_t = 2_000)]
+    autoencoder_steps: usize,
+    /// Highest learning rate of the autoencoder
+    #[arg(long, default_value_t = 2e-3)]
+    autoencoder_learning_rate: f64,
+    /// Updates of text encoder and U-Net
+    #[arg(long, default_value_t = 30_000)]
+    steps: usize,
+    /// Highest learning rate of text encoder and U-Net
+    #[arg(long, default_value_t = 8e-4)]
+    learning_rate: f64,
+    /// Pictures per update
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Parts of a batch that are computed side by side; part of the run, not of the machine
+    #[arg(long, default_value_t = 2)]
+    shards: usize,
+    /// Where all random choices start
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Minutes between checkpoints, each with a loss plot and a sheet of samples
+    #[arg(long, default_value_t = 5.0)]
+    report_minutes: f64,
+}
 
-#[expect(clippy::needless_pass_by_value, reason = "skeleton")]
-pub(super) fn run(_args: Args) -> Result<()> {
-    Ok(())
+pub(super) fn run(args: Args) -> Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .map_err(|e| crate::Error::Training(format!("cannot listen for Ctrl+C: {e}")))?;
+    let recipe = Recipe {
+        data: args.data,
+        out: args.out,
+        autoencoder_steps: args.autoencoder_steps,
+        autoencoder_learning_rate: args.autoencoder_learning_rate,
+        steps: args.steps,
+        learning_rate: args.learning_rate,
+        batch: args.batch,
+        shards: args.shards,
+        seed: args.seed,
+        report_every: Duration::from_secs_f64(60.0 * args.report_minutes),
+    };
+    recipe::train(&recipe, &stop)
 }

@@ -1,2 +1,21 @@
 //! The theory: everything numeric is a function of `(x, sigma)`. Knows tensors and sigma; never the inside of a
 //! network, files or HTTP.
+//!
+//! * [`schedule`]: beta tables, `sigma <-> t`, and the ladders of sigmas a sampler walks down.
+//! * [`noise`]: seeded Gaussian sources, one stream per picture.
+//! * [`denoiser`]: the one trait, and the adapter that makes a network a denoiser and trains it.
+//! * [`guidance`] and [`inpaint`]: denoisers around denoisers.
+//! * [`sampler`]: from noise to a picture, one algorithm per file.
+//!
+//! State is `x = x0 + sigma * noise` throughout (Karras et al., arXiv:2206.00364), so that a step is a short closed
+//! form of the clean estimate `D(x, sigma)`.
+
+pub mod denoiser;
+pub mod guidance;
+pub mod inpaint;
+pub mod noise;
+pub mod sampler;
+pub mod schedule;
+
+#[cfg(test)]
+mod test_support;

@@ -1,5 +1,23 @@
 //! Captioned pictures to a trained model, and the judge that evaluates it.
 //!
 //! * [`data`]: the training set on disk, how it is built, and the captions drawn from it.
+//! * [`fit`]: the loop, the same for every part; [`task`] is what it is given, [`codec`] and `denoiser` are the two parts.
+//! * [`parameters`], [`optimizer`], `shards`: variables, updates, gradients over the cores.
+//! * `report`, `state`, `export`: what a run shows, what it can go on from, what it leaves behind.
+//! * [`judge`]: a small dual encoder of its own that tells which concept a picture shows.
+//! * [`evaluate`]: how often the judge finds the prompt in the pictures a model drew for it.
 
+pub mod codec;
 pub mod data;
+mod export;
+pub mod fit;
+pub mod optimizer;
+pub mod parameters;
+pub mod pixels;
+pub mod recipe;
+mod report;
+mod shards;
+mod state;
+pub mod task;
+pub mod evaluate;
+pub mod judge;

@@ -15,17 +15,9 @@ pub struct Style {
 
 /// The styles of the icon data set.
 pub const STYLES: [Style; 4] = [
-    Style {
-        name: "3d",
-        package: "@iconify-json/fluent-emoji",
-        adjectives: &["3d", "glossy", "3d glossy", "fluent"],
-    },
-    Style {
-        name: "flat",
-        package: "@iconify-json/fluent-emoji-flat",
-        adjectives: &["flat", "simple flat", "bold flat"],
-    },
-    Style { name: "noto", package: "@iconify-json/noto", adjectives: &["noto", "shaded", "detailed"] },
+    Style { name: "3d", package: "@iconify-json/fluent-emoji", adjectives: &["3d", "soft", "glossy", "fluent"] },
+    Style { name: "flat", package: "@iconify-json/fluent-emoji-flat", adjectives: &["flat", "simple", "vector"] },
+    Style { name: "detailed", package: "@iconify-json/noto", adjectives: &["detailed", "shaded", "noto"] },
     Style { name: "classic", package: "@iconify-json/noto-v1", adjectives: &["classic", "old", "retro"] },
 ];
 
@@ -37,30 +29,33 @@ const OPENINGS: [&str; 5] = ["a picture of", "a drawing of", "an icon of", "icon
 impl Record {
     /// A caption: lower-case, mostly one to four words, different from draw to draw. The style is left out in a third.
     pub fn caption(&self, dice: &mut Dice) -> String {
-        if let Some(caption) = dice.pick(&self.captions) {
-            return caption.clone();
+        let core = self.wish(dice);
+        if !self.captions.is_empty() {
+            return core;
         }
-        let core = self.core(dice);
-        let core = match dice.uniform() {
-            u if u < 0.06 => with_article(&core),
-            u if u < 0.12 => format!("{} {}", OPENINGS[dice.below(OPENINGS.len())], with_article(&core)),
-            _ => core,
-        };
-        match self.style().filter(|_| dice.chance(2.0 / 3.0)) {
+        let wish = match self.style().filter(|_| dice.chance(2.0 / 3.0)) {
             Some(style) => styled(&core, style, dice),
             None => core,
+        };
+        match dice.uniform() {
+            u if u < 0.05 => with_article(&wish),
+            u if u < 0.09 => format!("{} {}", OPENINGS[dice.below(OPENINGS.len())], with_article(&wish)),
+            _ => wish,
         }
     }
 
-    /// The words for what is drawn, without style.
-    fn core(&self, dice: &mut Dice) -> String {
+    /// The words for what is drawn, without style; one of the given captions where there are some.
+    pub(crate) fn wish(&self, dice: &mut Dice) -> String {
+        if let Some(caption) = dice.pick(&self.captions) {
+            return caption.clone();
+        }
         let others: Vec<&str> = self.other_words();
         if others.is_empty() {
             return self.concept.clone();
         }
         match dice.uniform() {
-            u if u < 0.50 => self.concept.clone(),
-            u if u < 0.68 => self.name_and_keywords(&others, dice),
+            u if u < 0.54 => self.concept.clone(),
+            u if u < 0.69 => self.name_and_keywords(&others, dice),
             u if u < 0.86 => self.keyword_and_head(&others, dice),
             _ => some(&others, 1 + dice.below(3), dice).join(" "),
         }
@@ -132,10 +127,10 @@ fn styled(core: &str, style: &Style, dice: &mut Dice) -> String {
     let adjective = if dice.chance(0.6) { style.name } else { dice.pick(style.adjectives).unwrap_or(&style.name) };
     let noun = NOUNS[dice.below(NOUNS.len())];
     match dice.uniform() {
-        u if u < 0.55 => format!("{adjective} {core}"),
-        u if u < 0.70 => format!("{core}, {adjective} {noun}"),
-        u if u < 0.80 => format!("{core} {adjective}"),
-        u if u < 0.90 => format!("{core} in {adjective} style"),
+        u if u < 0.65 => format!("{adjective} {core}"),
+        u if u < 0.75 => format!("{core}, {adjective} {noun}"),
+        u if u < 0.87 => format!("{core} {adjective}"),
+        u if u < 0.94 => format!("{core} in {adjective} style"),
         _ => format!("{adjective} {noun} {core}"),
     }
 }
@@ -143,7 +138,11 @@ fn styled(core: &str, style: &Style, dice: &mut Dice) -> String {
 /// Lower-case, accents and punctuation removed, dashes as spaces: the form in which names and keywords are kept.
 pub fn plain(text: &str) -> String {
     let folded: String = text.to_lowercase().chars().map(fold).filter(|c| !"“”()!,.?".contains(*c)).collect();
-    folded.split(|c: char| c.is_whitespace() || "-–—:/".contains(c)).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
+    folded
+        .split(|c: char| c.is_whitespace() || "-–—:/".contains(c))
+        .filter(|w| !w.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Letters with accents, and typographic apostrophes, as they are on every keyboard.

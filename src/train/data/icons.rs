@@ -95,11 +95,8 @@ impl IconSet {
     fn document(&self, icon: &Icon, mirrored: bool) -> String {
         let (w, h) = (icon.width.unwrap_or(self.icons.width), icon.height.unwrap_or(self.icons.height));
         let body = &icon.body;
-        let body = if mirrored {
-            format!(r#"<g transform="translate({w} 0) scale(-1 1)">{body}</g>"#)
-        } else {
-            body.clone()
-        };
+        let body =
+            if mirrored { format!(r#"<g transform="translate({w} 0) scale(-1 1)">{body}</g>"#) } else { body.clone() };
         format!(
             r#"<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{w}" height="{h}" viewBox="0 0 {w} {h}">{body}</svg>"#
         )
@@ -168,7 +165,10 @@ mod tests {
     fn aliases_are_followed_and_mirrored() -> Result<(), serde_json::Error> {
         let set = set(ICONS, &[])?;
         let right = set.svg("right").unwrap_or_default();
-        assert!(right.contains(r#"viewBox="0 0 32 16"><g transform="translate(32 0) scale(-1 1)"><a/></g>"#), "{right}");
+        assert!(
+            right.contains(r#"viewBox="0 0 32 16"><g transform="translate(32 0) scale(-1 1)"><a/></g>"#),
+            "{right}"
+        );
         assert_eq!(set.svg("same"), set.svg("left"));
         assert!(set.svg("tall").is_some_and(|svg| svg.contains(r#"viewBox="0 0 32 40""#)));
         assert_eq!((set.svg("lost"), set.svg("none")), (None, None));

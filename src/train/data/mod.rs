@@ -96,6 +96,12 @@ impl Dataset {
         Ok(Self { folder: folder.to_owned(), size: index.size, sources: index.sources, records: index.records })
     }
 
+    /// A data set that is nowhere on disk.
+    #[cfg(test)]
+    pub(crate) fn of_records(size: usize, records: Vec<Record>) -> Self {
+        Self { folder: PathBuf::new(), size, sources: Vec::new(), records }
+    }
+
     /// Every picture's pixels, in record order: `records.len() * size * size * 3` bytes, rows from the top, RGB.
     pub fn load_pixels(&self) -> Result<Vec<u8>> {
         let mut pixels = vec![0; self.records.len() * self.picture_bytes()];

@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn a_wide_drawing_is_centred() -> Result<(), String> {
-        let svg = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 4"><path fill="#000" d="M0 0h8v4h-8z"/></svg>"##;
+        let svg =
+            r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 4"><path fill="#000" d="M0 0h8v4h-8z"/></svg>"##;
         let reds: Vec<u8> = draw(svg, 4)?.iter().step_by(3).copied().collect();
         assert_eq!(reds, [[255; 4], [0; 4], [0; 4], [255; 4]].concat());
         Ok(())

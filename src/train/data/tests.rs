@@ -29,15 +29,15 @@ fn captions_are_what_people_type() {
         assert!(captions.iter().any(|c| c == wanted), "{wanted} never drawn");
     }
     assert!(share(&|c| c.split(' ').count() <= 3) > 0.6, "short prompts must be common");
-    let names_style = |c: &str| ["flat", "style", "icon ", "emoji"].iter().any(|w| c.contains(w));
+    let names_style = |c: &str| ["flat", "simple", "vector"].iter().any(|w| c.contains(w));
     assert!((0.55..0.8).contains(&share(&names_style)), "{}", share(&names_style));
     assert_eq!(face.caption(&mut Dice::new(5)), face.caption(&mut Dice::new(5)));
 }
 
 #[test]
 fn every_word_of_a_caption_is_in_the_list_of_words() {
-    let records = vec![record("crying face", "3d", &["it's sad", "o'clock 12"]), record("t rex", "noto", &[])];
-    let data = Dataset { folder: PathBuf::new(), size: 8, sources: vec![], records };
+    let records = vec![record("crying face", "3d", &["it's sad", "o'clock 12"]), record("t rex", "detailed", &[])];
+    let data = Dataset::of_records(8, records);
     let words = data.words();
     for caption in data.records.iter().flat_map(|r| draws(r, 2000)) {
         for word in captions::words(&caption).iter().filter(|w| w.chars().any(char::is_alphanumeric)) {

@@ -1,0 +1,95 @@
+//! How a model folder comes out of a data set: the parts in their order.
+
+use super::codec::{CodecTask, channel_statistics, encode_all};
+use super::data::{Dataset, Split};
+use super::fit::{Settings, fit};
+use super::optimizer::Constants;
+use super::parameters::Parameters;
+use super::pixels::Pixels;
+use super::task::Task;
+use crate::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Everything a person chooses about a training run.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// Folder of the data set.
+    pub data: PathBuf,
+    /// Model folder to write.
+    pub out: PathBuf,
+    /// Updates of the autoencoder.
+    pub autoencoder_steps: usize,
+    /// Highest learning rate of the autoencoder.
+    pub autoencoder_learning_rate: f64,
+    /// Updates of text encoder and U-Net.
+    pub steps: usize,
+    /// Highest learning rate of text encoder and U-Net.
+    pub learning_rate: f64,
+    /// Pictures per update.
+    pub batch: usize,
+    /// Parts of a batch computed side by side.
+    pub shards: usize,
+    /// Where all random choices start.
+    pub seed: u64,
+    /// Time between checkpoints.
+    pub report_every: Duration,
+}
+
+impl Recipe {
+    fn settings(&self, name: &'static str, steps: usize, learning_rate: f64) -> Settings {
+        Settings {
+            name,
+            steps,
+            batch: self.batch,
+            shards: self.shards,
+            learning_rate,
+            constants: Constants::default(),
+            seed: self.seed,
+            folder: self.out.join("training"),
+            report_every: self.report_every,
+        }
+    }
+}
+
+/// Runs the whole recipe, going on from what `recipe.out` holds. [`Error::Cancelled`] when `stop` was set.
+pub fn train(recipe: &Recipe, stop: &AtomicBool) -> Result<()> {
+    if recipe.batch == 0 || recipe.shards == 0 || recipe.batch % recipe.shards != 0 {
+        let (batch, shards) = (recipe.batch, recipe.shards);
+        return Err(Error::Training(format!("--batch {batch} is not a multiple of --shards {shards}")));
+    }
+    let data = Dataset::open(&recipe.data)?;
+    let pixels = Pixels::new(data.load_pixels()?, data.size);
+    let indices = data.indices(Split::Train);
+    let _latents = autoencoder(recipe, &pixels, &indices, stop)?;
+    Ok(())
+}
+
+/// Trains the autoencoder; returns the normalised latents of the training pictures.
+fn autoencoder(recipe: &Recipe, pixels: &Pixels, indices: &[usize], stop: &AtomicBool) -> Result<Tensor> {
+    let config = PatchAutoencoderConfig::small();
+    let parameters = Parameters::new(recipe.seed, &Device::Cpu);
+    PatchAutoencoder::new(&config, &parameters.builder())?;
+    let mut task = CodecTask { config, pixels, indices, folder: recipe.out.join("vae") };
+    let settings = recipe.settings("autoencoder", recipe.autoencoder_steps, recipe.autoencoder_learning_rate);
+    eprintln!("autoencoder: {:.1} M parameters", parameters.count() as f64 / 1e6);
+    fit(&task, &parameters, indices.len(), &settings, stop)?;
+    let model = PatchAutoencoder::new(&task.config, &parameters.builder())?;
+    let latents = encode_all(&model, pixels, indices)?;
+    (task.config.latents_mean, task.config.latents_std) = channel_statistics(&latents)?;
+    task.export(&parameters.builder())?;
+    normalise(&latents, &task.config)
+}
+
+fn normalise(latents: &Tensor, config: &PatchAutoencoderConfig) -> Result<Tensor> {
+    let per_channel = |v: &[f64]| -> Result<Tensor> {
+        let values: Vec<f32> = v.iter().map(|&x| x as f32).collect();
+        Ok(Tensor::from_vec(values, (1, v.len(), 1, 1), latents.device())?)
+    };
+    Ok(latents
+        .broadcast_sub(&per_channel(&config.latents_mean)?)?
+        .broadcast_div(&per_channel(&config.latents_std)?)?)
+}

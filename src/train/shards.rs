@@ -1,0 +1,71 @@
+//! One batch's gradient, computed in shards: each on its own thread, with its own graph, added in a fixed order.
+//!
+//! Operations of candle that know one thread only are then spread over the cores too. The number of shards is part of a
+//! run's settings and not of the machine, so that a run can be resumed elsewhere.
+
+use super::task::{Figures, Task};
+use crate::{Error, Result, kernels};
+use candle_core::Var;
+use candle_nn::VarBuilder;
+
+/// Mean gradient of every variable and mean figures over all shards.
+pub(super) struct Gradient {
+    pub(super) values: Vec<Vec<f32>>,
+    pub(super) figures: Figures,
+}
+
+/// The gradient of the mean loss over `samples`, split into `shards` parts of equal length.
+pub(super) fn gradient<T: Task>(
+    task: &T,
+    vb: &VarBuilder<'_>,
+    variables: &[Var],
+    samples: &[usize],
+    shards: usize,
+    stream: u64,
+) -> Result<Gradient> {
+    let per_shard = samples.len().div_ceil(shards);
+    let parts: Vec<Gradient> = std::thread::scope(|scope| {
+        let start = |(i, samples)| scope.spawn(move || shard(task, vb, variables, samples, stream + i as u64));
+        let threads: Vec<_> = samples.chunks(per_shard).enumerate().map(start).collect();
+        let joined = threads.into_iter().map(|t| {
+            t.join().unwrap_or_else(|_| Err(Error::Training("a training thread panicked".into())))
+        });
+        joined.collect::<Result<_>>()
+    })?;
+    Ok(mean(parts))
+}
+
+fn shard<T: Task>(
+    task: &T,
+    vb: &VarBuilder<'_>,
+    variables: &[Var],
+    samples: &[usize],
+    stream: u64,
+) -> Result<Gradient> {
+    kernels::on_this_thread(|| {
+        let (loss, figures) = task.loss(vb, samples, stream)?;
+        let mut gradients = loss.backward()?;
+        let take = |var: &Var| -> Result<Vec<f32>> {
+            match gradients.remove(var) {
+                Some(g) => Ok(g.flatten_all()?.to_vec1()?),
+                None => Ok(vec![0.0; var.elem_count()]),
+            }
+        };
+        Ok(Gradient { values: variables.iter().map(take).collect::<Result<_>>()?, figures })
+    })
+}
+
+fn mean(parts: Vec<Gradient>) -> Gradient {
+    let scale = 1.0 / parts.len() as f32;
+    let mut parts = parts.into_iter();
+    let mut total = parts.next().unwrap_or(Gradient { values: Vec::new(), figures: Figures::default() });
+    for part in parts {
+        for (sum, g) in total.values.iter_mut().zip(part.values) {
+            sum.iter_mut().zip(g).for_each(|(s, g)| *s += g);
+        }
+        total.figures.add(&part.figures);
+    }
+    total.values.iter_mut().flatten().for_each(|v| *v *= scale);
+    total.figures.scale(f64::from(scale));
+    total
+}

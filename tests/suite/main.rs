@@ -1,0 +1,3 @@
+//! Black-box tests, in one binary: linking is slow.
+
+mod data;

@@ -1,6 +1,7 @@
 //! `limner train`: the autoencoder first, then text encoder and U-Net on its latents.
 
 use crate::Result;
+use crate::diffusion::denoiser::Weighting;
 use crate::train::recipe::{self, Recipe};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         batch: args.batch,
         shards: args.shards,
         seed: args.seed,
+        weighting: Weighting::MinSnr { gamma: 5.0 },
         report_every: Duration::from_secs_f64(60.0 * args.report_minutes),
     };
     recipe::train(&recipe, &stop)

@@ -33,7 +33,8 @@ impl Mask {
             *value = if *value >= 128 { 255 } else { 0 };
         }
         if grey.iter().all(|value| *value == 0) {
-            let message = "has no white pixel, so nothing would be repainted (white is repainted; transparent counts as black)";
+            let message =
+                "has no white pixel, so nothing would be repainted (white is repainted; transparent counts as black)";
             return Err(FieldError::new("mask", "mask_empty", message));
         }
         Ok(Self { grey })
@@ -58,9 +59,12 @@ impl Mask {
     pub fn to_latents(&self, factor: usize, device: &Device) -> Result<Tensor> {
         let step = factor.max(1) as u32;
         let (width, height) = (self.grey.width() / step, self.grey.height() / step);
-        let any = |x, y| imageops::crop_imm(&self.grey, x * step, y * step, step, step).to_image().iter().any(|v| *v != 0);
-        let values: Vec<f32> =
-            (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).map(|(x, y)| f32::from(u8::from(any(x, y)))).collect();
+        let any =
+            |x, y| imageops::crop_imm(&self.grey, x * step, y * step, step, step).to_image().iter().any(|v| *v != 0);
+        let values: Vec<f32> = (0..height)
+            .flat_map(|y| (0..width).map(move |x| (x, y)))
+            .map(|(x, y)| f32::from(u8::from(any(x, y))))
+            .collect();
         Ok(Tensor::from_vec(values, (1, 1, height as usize, width as usize), device)?)
     }
 }
@@ -97,7 +101,10 @@ mod tests {
     fn black_masks_and_other_sizes_are_refused() {
         assert_eq!(Mask::read(&grey(&[0, 127]), (2, 1)).unwrap_err().code, "mask_empty");
         let error = Mask::read(&grey(&[255, 255]), (3, 1)).unwrap_err();
-        assert_eq!((error.code, error.message.as_str()), ("mask_size", "must be as large as the picture, 3 x 1 pixels, was 2 x 1"));
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            ("mask_size", "must be as large as the picture, 3 x 1 pixels, was 2 x 1")
+        );
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use crate::error::FieldError;
 use ::image::imageops::FilterType;
-use ::image::{DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage};
+use ::image::{
+    DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage,
+};
 use std::io::Cursor;
 
 /// The longest side of a picture that is read.
@@ -79,7 +81,8 @@ fn check_size(field: &str, (width, height): (u32, u32)) -> Result<(), FieldError
     }
     if long > MAX_INPUT_SIDE || u64::from(width) * u64::from(height) > MAX_INPUT_PIXELS {
         let most = MAX_INPUT_PIXELS / 1_000_000;
-        let message = format!("is {width} x {height} pixels; at most {MAX_INPUT_SIDE} a side and {most} million in all");
+        let message =
+            format!("is {width} x {height} pixels; at most {MAX_INPUT_SIDE} a side and {most} million in all");
         return refuse("too_large", message);
     }
     if long / short > MAX_ASPECT {
@@ -93,7 +96,9 @@ fn damaged(field: &str, format: ImageFormat, error: &ImageError) -> FieldError {
     let kind = format!("{format:?}").to_uppercase();
     tracing::debug!(field, %error, "a picture could not be decoded");
     match error {
-        ImageError::Limits(_) => FieldError::new(field, "too_large", format!("is a {kind} file that needs too much memory")),
+        ImageError::Limits(_) => {
+            FieldError::new(field, "too_large", format!("is a {kind} file that needs too much memory"))
+        }
         _ => FieldError::new(field, "damaged", format!("is a {kind} file that is damaged or cut short")),
     }
 }
@@ -128,7 +133,9 @@ mod tests {
     use ::image::Rgba;
 
     fn gradient(width: u32, height: u32) -> RgbImage {
-        RgbImage::from_fn(width, height, |x, y| ::image::Rgb([(x * 37 % 256) as u8, (y * 53 % 256) as u8, (x * y % 256) as u8]))
+        RgbImage::from_fn(width, height, |x, y| {
+            ::image::Rgb([(x * 37 % 256) as u8, (y * 53 % 256) as u8, (x * y % 256) as u8])
+        })
     }
 
     fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {

@@ -19,7 +19,8 @@ pub struct Text {
 /// otherwise.
 pub fn encode_png(picture: &RgbImage, texts: &[Text]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    write_png(&mut bytes, picture, texts).map_err(|error| Error::Server(format!("a PNG could not be encoded: {error}")))?;
+    write_png(&mut bytes, picture, texts)
+        .map_err(|error| Error::Server(format!("a PNG could not be encoded: {error}")))?;
     Ok(bytes)
 }
 
@@ -43,7 +44,8 @@ fn write_png(bytes: &mut Vec<u8>, picture: &RgbImage, texts: &[Text]) -> Result<
 pub fn read_png_text(bytes: &[u8], keyword: &str) -> Option<String> {
     let reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().ok()?;
     let info = reader.info();
-    let latin = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == keyword).map(|chunk| chunk.text.clone());
+    let latin =
+        info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == keyword).map(|chunk| chunk.text.clone());
     latin.or_else(|| info.utf8_text.iter().find(|chunk| chunk.keyword == keyword)?.get_text().ok())
 }
 
@@ -65,8 +67,10 @@ mod tests {
     #[test]
     fn text_of_any_script_survives() {
         let picture = RgbImage::from_pixel(3, 2, ::image::Rgb([1, 2, 3]));
-        for text in ["red apple\nSteps: 20", "pomme rouge, déjà vu", "红苹果 🍎 👩‍👩‍👧 \u{202e}x", ""] {
-            let texts = [Text { keyword: "parameters", text: text.into() }, Text { keyword: "limner", text: "{}".into() }];
+        for text in ["red apple\nSteps: 20", "pomme rouge, déjà vu", "红苹果 🍎 👩‍👩‍👧 \u{202e}x", ""]
+        {
+            let texts =
+                [Text { keyword: "parameters", text: text.into() }, Text { keyword: "limner", text: "{}".into() }];
             let bytes = encode_png(&picture, &texts).unwrap();
             assert_eq!(read_png_text(&bytes, "parameters").as_deref(), Some(text));
             assert_eq!(read_png_text(&bytes, "limner").as_deref(), Some("{}"));

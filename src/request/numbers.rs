@@ -9,8 +9,11 @@ pub(super) fn whole(field: &str, typed: &str, range: RangeInclusive<u64>) -> Res
     let text = typed.trim();
     let digits = text.strip_prefix('-').unwrap_or(text);
     if !is_decimal(digits) {
-        let message = format!("must be a whole number between {} and {}, was {}", range.start(), range.end(), quoted(typed));
-        return Err(FieldError::new(field, "not_a_whole_number", message).range(*range.start() as f64, *range.end() as f64));
+        let message =
+            format!("must be a whole number between {} and {}, was {}", range.start(), range.end(), quoted(typed));
+        return Err(
+            FieldError::new(field, "not_a_whole_number", message).range(*range.start() as f64, *range.end() as f64)
+        );
     }
     text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| {
         let message = format!("must be between {} and {}, was {}", range.start(), range.end(), shorten(text));
@@ -24,9 +27,15 @@ pub(super) fn real(field: &str, typed: &str, range: RangeInclusive<f64>) -> Resu
     let text = typed.trim();
     let refuse = |code, message: String| Err(FieldError::new(field, code, message).range(low, high));
     match text.parse::<f64>() {
-        Ok(_) if text.starts_with('+') => refuse("not_a_number", format!("must be a number between {low} and {high}, was {}", quoted(typed))),
-        Ok(x) if !x.is_finite() => refuse("not_finite", format!("must be a finite number between {low} and {high}, was {}", shorten(text))),
-        Ok(x) if !range.contains(&x) => refuse("out_of_range", format!("must be between {low} and {high}, was {}", shorten(text))),
+        Ok(_) if text.starts_with('+') => {
+            refuse("not_a_number", format!("must be a number between {low} and {high}, was {}", quoted(typed)))
+        }
+        Ok(x) if !x.is_finite() => {
+            refuse("not_finite", format!("must be a finite number between {low} and {high}, was {}", shorten(text)))
+        }
+        Ok(x) if !range.contains(&x) => {
+            refuse("out_of_range", format!("must be between {low} and {high}, was {}", shorten(text)))
+        }
         Ok(x) => Ok(x),
         Err(_) => refuse("not_a_number", format!("must be a number between {low} and {high}, was {}", quoted(typed))),
     }

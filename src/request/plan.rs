@@ -128,9 +128,12 @@ impl Checker {
             negative_prompt: self.text("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
             steps: self.count("steps", &request.steps, facts.steps.clamp(1, facts.max_steps()), facts.max_steps()),
             guidance: self.or_default("guidance", &request.guidance, facts.guidance, |f, t| real(f, t, GUIDANCE)),
-            guidance_rescale: self.or_default("guidance_rescale", &request.guidance_rescale, 0.0, |f, t| real(f, t, 0.0..=1.0)),
-            sampler: self.or_default("sampler", &request.sampler, Sampler::default(), |f, t| one_of(f, t, &Sampler::names())),
-            schedule: self.or_default("schedule", &request.schedule, Spacing::default(), |f, t| one_of(f, t, &Spacing::names())),
+            guidance_rescale: self
+                .or_default("guidance_rescale", &request.guidance_rescale, 0.0, |f, t| real(f, t, 0.0..=1.0)),
+            sampler: self
+                .or_default("sampler", &request.sampler, Sampler::default(), |f, t| one_of(f, t, &Sampler::names())),
+            schedule: self
+                .or_default("schedule", &request.schedule, Spacing::default(), |f, t| one_of(f, t, &Spacing::names())),
             seed: self.seed(&request.seed),
             count,
             width,
@@ -235,7 +238,13 @@ impl Checker {
     }
 
     /// Picture and mask at the plan's size. The mask is compared with the upright picture as it was sent.
-    fn picture(&mut self, image: &[u8], mask: Option<&[u8]>, width: u32, height: u32) -> Option<(RgbImage, Option<Mask>)> {
+    fn picture(
+        &mut self,
+        image: &[u8],
+        mask: Option<&[u8]>,
+        width: u32,
+        height: u32,
+    ) -> Option<(RgbImage, Option<Mask>)> {
         let picture = self.note(image::read("image", image).map(Some), None)?;
         let mask = match mask.map(|bytes| Mask::read(bytes, picture.dimensions())?.fit(width, height)) {
             None => None,
@@ -253,7 +262,8 @@ fn side(field: &str, typed: &str, multiple: usize) -> Result<usize, FieldError> 
         return Ok(pixels);
     }
     let below = pixels / multiple * multiple;
-    let message = format!("must be a multiple of {multiple}, was {pixels}; the nearest are {below} and {}", below + multiple);
+    let message =
+        format!("must be a multiple of {multiple}, was {pixels}; the nearest are {below} and {}", below + multiple);
     Err(FieldError::new(field, "multiple_of", message).range(multiple as f64, most as f64))
 }
 

@@ -1,12 +1,14 @@
 //! How a model folder comes out of a data set: the parts in their order.
 
-use super::codec::{CodecTask, channel_statistics, encode_all};
+use super::codec::{CodecTask, channel_statistics, encode_all, normalise};
 use super::data::{Dataset, Split};
+use super::denoiser::{self, DenoiserConfig, DenoiserTask};
 use super::fit::{Settings, fit};
 use super::optimizer::Constants;
 use super::parameters::Parameters;
 use super::pixels::Pixels;
 use super::task::Task;
+use crate::diffusion::denoiser::Weighting;
 use crate::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -35,6 +37,8 @@ pub struct Recipe {
     pub shards: usize,
     /// Where all random choices start.
     pub seed: u64,
+    /// How noise levels count in the loss of text encoder and U-Net.
+    pub weighting: Weighting,
     /// Time between checkpoints.
     pub report_every: Duration,
 }
@@ -64,12 +68,17 @@ pub fn train(recipe: &Recipe, stop: &AtomicBool) -> Result<()> {
     let data = Dataset::open(&recipe.data)?;
     let pixels = Pixels::new(data.load_pixels()?, data.size);
     let indices = data.indices(Split::Train);
-    let _latents = autoencoder(recipe, &pixels, &indices, stop)?;
-    Ok(())
+    let (codec, latents) = autoencoder(recipe, &pixels, &indices, stop)?;
+    denoiser(recipe, &data, &codec, latents, stop)
 }
 
-/// Trains the autoencoder; returns the normalised latents of the training pictures.
-fn autoencoder(recipe: &Recipe, pixels: &Pixels, indices: &[usize], stop: &AtomicBool) -> Result<Tensor> {
+/// Trains the autoencoder; returns it with the normalised latents of the training pictures.
+fn autoencoder(
+    recipe: &Recipe,
+    pixels: &Pixels,
+    indices: &[usize],
+    stop: &AtomicBool,
+) -> Result<(PatchAutoencoder, Tensor)> {
     let config = PatchAutoencoderConfig::small();
     let parameters = Parameters::new(recipe.seed, &Device::Cpu);
     PatchAutoencoder::new(&config, &parameters.builder())?;
@@ -81,15 +90,35 @@ fn autoencoder(recipe: &Recipe, pixels: &Pixels, indices: &[usize], stop: &Atomi
     let latents = encode_all(&model, pixels, indices)?;
     (task.config.latents_mean, task.config.latents_std) = channel_statistics(&latents)?;
     task.export(&parameters.builder())?;
-    normalise(&latents, &task.config)
+    let latents = normalise(&latents, &task.config)?;
+    Ok((PatchAutoencoder::new(&task.config, &parameters.builder())?, latents))
 }
 
-fn normalise(latents: &Tensor, config: &PatchAutoencoderConfig) -> Result<Tensor> {
-    let per_channel = |v: &[f64]| -> Result<Tensor> {
-        let values: Vec<f32> = v.iter().map(|&x| x as f32).collect();
-        Ok(Tensor::from_vec(values, (1, v.len(), 1, 1), latents.device())?)
+/// Trains text encoder and U-Net on the latents.
+fn denoiser(
+    recipe: &Recipe,
+    data: &Dataset,
+    codec: &PatchAutoencoder,
+    latents: Tensor,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let records: Vec<_> = data.training().collect();
+    let tokenizer = denoiser::tokenizer(data, &recipe.out)?;
+    let (_, channels, side, _) = latents.dims4()?;
+    let task = DenoiserTask {
+        config: DenoiserConfig::small(tokenizer.vocabulary_size(), side, channels),
+        prompts: denoiser::preview_prompts(&records),
+        records,
+        latents,
+        tokenizer,
+        schedule: denoiser::schedule()?,
+        weighting: recipe.weighting,
+        decoder: codec,
+        folder: recipe.out.clone(),
     };
-    Ok(latents
-        .broadcast_sub(&per_channel(&config.latents_mean)?)?
-        .broadcast_div(&per_channel(&config.latents_std)?)?)
+    let parameters = Parameters::new(recipe.seed + 1, &Device::Cpu);
+    task.create(&parameters)?;
+    let settings = recipe.settings("denoiser", recipe.steps, recipe.learning_rate);
+    eprintln!("text encoder and U-Net: {:.1} M parameters", parameters.count() as f64 / 1e6);
+    fit(&task, &parameters, task.records.len(), &settings, stop)
 }

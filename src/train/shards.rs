@@ -27,9 +27,9 @@ pub(super) fn gradient<T: Task>(
     let parts: Vec<Gradient> = std::thread::scope(|scope| {
         let start = |(i, samples)| scope.spawn(move || shard(task, vb, variables, samples, stream + i as u64));
         let threads: Vec<_> = samples.chunks(per_shard).enumerate().map(start).collect();
-        let joined = threads.into_iter().map(|t| {
-            t.join().unwrap_or_else(|_| Err(Error::Training("a training thread panicked".into())))
-        });
+        let joined = threads
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|_| Err(Error::Training("a training thread panicked".into()))));
         joined.collect::<Result<_>>()
     })?;
     Ok(mean(parts))

@@ -1,0 +1,142 @@
+//! CLIP's text encoder (Radford et al. 2021), as transformers' `CLIPTextModel` stores it.
+
+use super::layers::{Embedding, LayerNorm, Linear};
+use crate::Result;
+use crate::kernels;
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+
+/// The activation between the two layers of a CLIP feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HiddenActivation {
+    /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
+    QuickGelu,
+    /// The exact GELU: OpenCLIP.
+    Gelu,
+}
+
+/// The fields of transformers' `config.json` that matter here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClipTextConfig {
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Channels of the states.
+    pub hidden_size: usize,
+    /// Channels inside the feed-forward blocks.
+    pub intermediate_size: usize,
+    /// Transformer layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads per layer.
+    pub num_attention_heads: usize,
+    /// Longest sequence, start and end tokens included.
+    #[serde(default = "default_positions")]
+    pub max_position_embeddings: usize,
+    /// Activation of the feed-forward blocks.
+    #[serde(default = "default_activation")]
+    pub hidden_act: HiddenActivation,
+    /// Epsilon of the layer norms.
+    #[serde(default = "default_eps")]
+    pub layer_norm_eps: f64,
+}
+
+fn default_positions() -> usize {
+    77
+}
+
+fn default_activation() -> HiddenActivation {
+    HiddenActivation::QuickGelu
+}
+
+fn default_eps() -> f64 {
+    1e-5
+}
+
+/// The text encoder: token ids to one state per position.
+#[derive(Debug)]
+pub struct ClipTextModel {
+    token_embedding: Embedding,
+    position_embedding: Embedding,
+    layers: Vec<EncoderLayer>,
+    final_layer_norm: LayerNorm,
+}
+
+impl ClipTextModel {
+    /// Reads the parameters `text_model.*`, or the same without that prefix where the checkpoint has none.
+    pub fn new(config: &ClipTextConfig, vb: &VarBuilder) -> Result<Self> {
+        let bare = vb.contains_tensor("embeddings.token_embedding.weight");
+        let vb = if bare { vb.clone() } else { vb.pp("text_model") };
+        let width = config.hidden_size;
+        let embeddings = vb.pp("embeddings");
+        let layers = vb.pp("encoder.layers");
+        Ok(Self {
+            token_embedding: Embedding::new(config.vocab_size, width, &embeddings.pp("token_embedding"))?,
+            position_embedding: Embedding::new(
+                config.max_position_embeddings,
+                width,
+                &embeddings.pp("position_embedding"),
+            )?,
+            layers: (0..config.num_hidden_layers)
+                .map(|i| EncoderLayer::new(config, &layers.pp(i)))
+                .collect::<Result<_>>()?,
+            final_layer_norm: LayerNorm::new(width, config.layer_norm_eps, &vb.pp("final_layer_norm"))?,
+        })
+    }
+
+    /// Token ids (B, T), u32, to the last hidden state after the final norm, (B, T, C).
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let positions = self.position_embedding.weight().narrow(0, 0, ids.dim(1)?)?;
+        let x = self.token_embedding.forward(ids)?.broadcast_add(&positions)?;
+        let x = self.layers.iter().try_fold(x, |x, layer| layer.forward(&x))?;
+        self.final_layer_norm.forward(&x)
+    }
+}
+
+/// x + attention(norm(x)), then x + feed_forward(norm(x)).
+#[derive(Debug)]
+struct EncoderLayer {
+    layer_norm1: LayerNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    activation: HiddenActivation,
+}
+
+impl EncoderLayer {
+    fn new(config: &ClipTextConfig, vb: &VarBuilder) -> Result<Self> {
+        let (width, eps) = (config.hidden_size, config.layer_norm_eps);
+        let (attention, mlp) = (vb.pp("self_attn"), vb.pp("mlp"));
+        let projection = |name: &str| Linear::new(width, width, &attention.pp(name));
+        Ok(Self {
+            layer_norm1: LayerNorm::new(width, eps, &vb.pp("layer_norm1"))?,
+            q_proj: projection("q_proj")?,
+            k_proj: projection("k_proj")?,
+            v_proj: projection("v_proj")?,
+            out_proj: projection("out_proj")?,
+            heads: config.num_attention_heads,
+            layer_norm2: LayerNorm::new(width, eps, &vb.pp("layer_norm2"))?,
+            fc1: Linear::new(width, config.intermediate_size, &mlp.pp("fc1"))?,
+            fc2: Linear::new(config.intermediate_size, width, &mlp.pp("fc2"))?,
+            activation: config.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.layer_norm1.forward(x)?;
+        let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
+        let attended = kernels::attention(&q, &k, &v, self.heads, true)?;
+        let x = (x + self.out_proj.forward(&attended)?)?;
+        let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
+        let h = match self.activation {
+            HiddenActivation::QuickGelu => (kernels::silu(&(h * 1.702)?)? / 1.702)?,
+            HiddenActivation::Gelu => h.gelu_erf()?,
+        };
+        Ok((&x + self.fc2.forward(&h)?)?)
+    }
+}

@@ -1,0 +1,133 @@
+//! The transformer inside a U-Net block: self-attention, cross-attention to the text, gated feed-forward
+//! (Rombach et al. 2021, section 3.3), as diffusers' `Transformer2DModel`.
+
+use crate::Result;
+use crate::kernels;
+use crate::model::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+/// Sizes of one [`Transformer`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TransformerSizes {
+    pub(super) channels: usize,
+    pub(super) heads: usize,
+    pub(super) depth: usize,
+    pub(super) context: usize,
+    pub(super) groups: usize,
+    pub(super) linear_projection: bool,
+}
+
+/// x + project_out(blocks(project_in(norm(x)))).
+#[derive(Debug)]
+pub(super) struct Transformer {
+    norm: GroupNorm,
+    proj_in: Projection,
+    blocks: Vec<Block>,
+    proj_out: Projection,
+}
+
+impl Transformer {
+    pub(super) fn new(s: TransformerSizes, vb: &VarBuilder) -> Result<Self> {
+        let blocks = vb.pp("transformer_blocks");
+        Ok(Self {
+            norm: GroupNorm::new(s.groups, s.channels, 1e-6, &vb.pp("norm"))?,
+            proj_in: Projection::new(s, &vb.pp("proj_in"))?,
+            blocks: (0..s.depth).map(|i| Block::new(s, &blocks.pp(i))).collect::<Result<_>>()?,
+            proj_out: Projection::new(s, &vb.pp("proj_out"))?,
+        })
+    }
+
+    /// x (B, H, W, C) and text states (B, S, D) to (B, H, W, C).
+    pub(super) fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let (b, h, w, c) = x.dims4()?;
+        let tokens = self.proj_in.forward(&self.norm.forward(x)?)?.reshape((b, h * w, c))?;
+        let tokens = self.blocks.iter().try_fold(tokens, |t, block| block.forward(&t, context))?;
+        Ok((x + self.proj_out.forward(&tokens.reshape((b, h, w, c))?)?)?)
+    }
+}
+
+/// The same product, stored as a matrix or as a 1x1 convolution.
+#[derive(Debug)]
+enum Projection {
+    Linear(Linear),
+    Pointwise(Conv2d),
+}
+
+impl Projection {
+    fn new(s: TransformerSizes, vb: &VarBuilder) -> Result<Self> {
+        Ok(if s.linear_projection {
+            Self::Linear(Linear::new(s.channels, s.channels, vb)?)
+        } else {
+            Self::Pointwise(Conv2d::pointwise(s.channels, s.channels, vb)?)
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Linear(layer) => layer.forward(x),
+            Self::Pointwise(layer) => layer.forward(x),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff_in: Linear,
+    ff_out: Linear,
+}
+
+impl Block {
+    fn new(s: TransformerSizes, vb: &VarBuilder) -> Result<Self> {
+        let norm = |name: &str| LayerNorm::new(s.channels, 1e-5, &vb.pp(name));
+        Ok(Self {
+            norm1: norm("norm1")?,
+            attn1: Attention::new(s, s.channels, &vb.pp("attn1"))?,
+            norm2: norm("norm2")?,
+            attn2: Attention::new(s, s.context, &vb.pp("attn2"))?,
+            norm3: norm("norm3")?,
+            ff_in: Linear::new(s.channels, 8 * s.channels, &vb.pp("ff.net.0.proj"))?,
+            ff_out: Linear::new(4 * s.channels, s.channels, &vb.pp("ff.net.2"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let h = self.norm1.forward(x)?;
+        let x = (x + self.attn1.forward(&h, &h)?)?;
+        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
+        let h = kernels::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
+        Ok((&x + self.ff_out.forward(&h)?)?)
+    }
+}
+
+/// Multi-head attention of `x` to `context`; queries, keys and values without bias.
+#[derive(Debug)]
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn new(s: TransformerSizes, context: usize, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self {
+            to_q: Linear::without_bias(s.channels, s.channels, &vb.pp("to_q"))?,
+            to_k: Linear::without_bias(context, s.channels, &vb.pp("to_k"))?,
+            to_v: Linear::without_bias(context, s.channels, &vb.pp("to_v"))?,
+            to_out: Linear::new(s.channels, s.channels, &vb.pp("to_out.0"))?,
+            heads: s.heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
+        self.to_out.forward(&kernels::attention(&q, &k, &v, self.heads, false)?)
+    }
+}

@@ -1,0 +1,250 @@
+//! The second part: text encoder and U-Net together, by denoising score matching on the autoencoder's latents.
+
+use super::data::{Dice, Record, Split, vocabulary};
+use super::export::{write_json, write_text};
+use super::parameters::Parameters;
+use super::pixels::to_bytes;
+use super::report::{grid, save_picture};
+use super::state;
+use super::task::{Figures, Task};
+use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned, Prediction, Weighting};
+use crate::diffusion::noise::Philox;
+use crate::diffusion::schedule::{Betas, NoiseSchedule};
+use crate::model::autoencoder::PatchAutoencoder;
+use crate::model::clip::{ClipTextConfig, ClipTextModel, HiddenActivation};
+use crate::model::tokenizer::Tokenizer;
+use crate::model::unet::{DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// How often a caption is left out, so that the model learns the unconditional score that guidance needs
+/// (Ho and Salimans, arXiv:2207.12598).
+const CAPTION_DROPOUT: f64 = 0.12;
+
+/// Longest prompt in tokens, start and end included. Captions of icons are short, and each position costs time.
+const TEXT_LENGTH: usize = 32;
+
+/// Units of the vocabulary trained on the captions.
+const VOCABULARY: usize = 4096;
+
+/// The sizes of both networks.
+#[derive(Debug, Clone)]
+pub struct DenoiserConfig {
+    /// The text encoder.
+    pub text: ClipTextConfig,
+    /// The U-Net.
+    pub unet: UNetConfig,
+}
+
+impl DenoiserConfig {
+    /// The bundled model's sizes, for latents of `side` x `side` x `channels`.
+    pub fn small(vocab_size: usize, side: usize, channels: usize) -> Self {
+        let text = ClipTextConfig {
+            vocab_size,
+            hidden_size: 192,
+            intermediate_size: 768,
+            num_hidden_layers: 3,
+            num_attention_heads: 6,
+            max_position_embeddings: TEXT_LENGTH,
+            hidden_act: HiddenActivation::QuickGelu,
+            layer_norm_eps: 1e-5,
+        };
+        let unet = UNetConfig {
+            sample_size: side,
+            in_channels: channels,
+            out_channels: channels,
+            down_block_types: vec![DownBlockType::CrossAttention; 2],
+            up_block_types: vec![UpBlockType::CrossAttention; 2],
+            block_out_channels: vec![128, 256],
+            layers_per_block: 1,
+            cross_attention_dim: text.hidden_size,
+            attention_head_dim: PerBlock::Each(vec![4, 8]),
+            use_linear_projection: true,
+            ..UNetConfig::default()
+        };
+        Self { text, unet }
+    }
+}
+
+/// Trains a [`ClipTextModel`] and a [`UNet2DConditionModel`] together.
+pub struct DenoiserTask<'a> {
+    /// The networks' sizes.
+    pub config: DenoiserConfig,
+    /// The training pictures' latents, normalised per channel: (N, C, h, w).
+    pub latents: Tensor,
+    /// The training records, one per row of `latents`.
+    pub records: Vec<&'a Record>,
+    /// Captions to ids.
+    pub tokenizer: Tokenizer,
+    /// The forward process.
+    pub schedule: NoiseSchedule,
+    /// How noise levels count.
+    pub weighting: Weighting,
+    /// Latents back to pictures, for previews.
+    pub decoder: &'a PatchAutoencoder,
+    /// The model folder that [`Task::export`] writes to.
+    pub folder: PathBuf,
+    /// Prompts of the preview sheets.
+    pub prompts: Vec<String>,
+}
+
+/// The forward process of models trained here: DDPM's linear betas, whose last step leaves nothing of the picture.
+pub(super) fn schedule() -> Result<NoiseSchedule> {
+    NoiseSchedule::new(Betas::Linear { start: 1e-4, end: 0.02 }, 1000, false)
+}
+
+/// A U-Net that has been told its text.
+struct Conditioned<'a> {
+    unet: &'a UNet2DConditionModel,
+    context: Tensor,
+}
+
+impl Network for Conditioned<'_> {
+    fn predict(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        self.unet.forward(x, t, &self.context)
+    }
+}
+
+impl DenoiserTask<'_> {
+    /// Creates the variables of both networks.
+    pub(super) fn create(&self, parameters: &Parameters) -> Result<()> {
+        self.networks(&parameters.builder()).map(drop)
+    }
+
+    fn networks(&self, vb: &VarBuilder<'_>) -> Result<(ClipTextModel, UNet2DConditionModel)> {
+        let text = ClipTextModel::new(&self.config.text, &vb.pp("text_encoder"))?;
+        Ok((text, UNet2DConditionModel::new(&self.config.unet, &vb.pp("unet"))?))
+    }
+
+    fn ids(&self, captions: &[String]) -> Result<Tensor> {
+        let mut ids = Vec::with_capacity(captions.len() * TEXT_LENGTH);
+        for caption in captions {
+            ids.extend(self.tokenizer.encode(caption)?.ids);
+        }
+        Ok(Tensor::from_vec(ids, (captions.len(), self.tokenizer.max_length()), &Device::Cpu)?)
+    }
+
+    /// Euler steps on the probability-flow ODE under guidance: enough to see where training stands.
+    fn draw(&self, vb: &VarBuilder<'_>, guidance: f64, steps: usize) -> Result<Tensor> {
+        let (text, unet) = self.networks(vb)?;
+        let count = self.prompts.len();
+        let ids = self.ids(&[vec![String::new(); count], self.prompts.clone()].concat())?;
+        let network = Conditioned { unet: &unet, context: text.forward(&ids)? };
+        let denoiser = Preconditioned::new(network, Prediction::Epsilon, self.schedule.clone());
+        let (_, c, h, w) = self.latents.dims4()?;
+        let last = (self.schedule.steps() - 1) as f64;
+        let sigma =
+            |i: usize| if i == steps { 0.0 } else { self.schedule.sigma(last * (1.0 - i as f64 / steps as f64)) };
+        let noise = Tensor::from_vec(Philox::new(1).normals(0, count * c * h * w), (count, c, h, w), &Device::Cpu)?;
+        let mut x = (noise * sigma(0))?;
+        for i in 0..steps {
+            let both = denoiser.denoise(&Tensor::cat(&[&x, &x], 0)?, sigma(i))?.detach().chunk(2, 0)?;
+            let denoised = (&both[0] + ((&both[1] - &both[0])? * guidance)?)?;
+            let ratio = sigma(i + 1) / sigma(i);
+            x = ((x * ratio)? + (denoised * (1.0 - ratio))?)?;
+        }
+        Ok(x)
+    }
+}
+
+impl Task for DenoiserTask<'_> {
+    fn loss(&self, vb: &VarBuilder<'_>, samples: &[usize], stream: u64) -> Result<(Tensor, Figures)> {
+        let mut dice = Dice::new(stream);
+        let caption = |&sample: &usize| match dice.chance(CAPTION_DROPOUT) {
+            true => String::new(),
+            false => self.records[sample].caption(&mut dice),
+        };
+        let captions: Vec<String> = samples.iter().map(caption).collect();
+        let rows: Vec<u32> = samples.iter().map(|&s| s as u32).collect();
+        let clean = self.latents.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+        let noise = Philox::new(stream).normals(0, clean.elem_count());
+        let noise = Tensor::from_vec(noise, clean.shape(), &Device::Cpu)?;
+        let sigmas = self.sigmas(samples.len(), dice.uniform());
+        let (text, unet) = self.networks(vb)?;
+        let network = Conditioned { unet: &unet, context: text.forward(&self.ids(&captions)?)? };
+        let model = Preconditioned::new(network, Prediction::Epsilon, self.schedule.clone());
+        let loss = model.loss(&clean, &noise, &sigmas, self.weighting)?;
+        let objective = f64::from(loss.objective.to_scalar::<f32>()?);
+        Ok((loss.objective, Figures(vec![("loss", objective), ("simple", loss.simple), ("elbo", loss.elbo)])))
+    }
+
+    fn preview(&self, vb: &VarBuilder<'_>, path: &Path) -> Result<()> {
+        let latents = super::codec::denormalise(&self.draw(vb, 3.0, 24)?, self.decoder.config())?;
+        let pictures = to_bytes(&self.decoder.decode(&latents)?)?;
+        let size = (pictures[0].len() / 3).isqrt();
+        save_picture(&grid(&pictures, size, 8), path)
+    }
+
+    fn export(&self, vb: &VarBuilder<'_>) -> Result<()> {
+        let folder = |name: &str| -> Result<PathBuf> {
+            let folder = self.folder.join(name);
+            std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+            Ok(folder)
+        };
+        let (text, unet) = (folder("text_encoder")?, folder("unet")?);
+        write_weights(vb, "text_encoder", &text.join("model.safetensors"), self)?;
+        write_json(&text.join("config.json"), &with_text_constants(&self.config.text)?)?;
+        write_weights(vb, "unet", &unet.join("diffusion_pytorch_model.safetensors"), self)?;
+        write_json(&unet.join("config.json"), &self.config.unet)?;
+        let scheduler = folder("scheduler")?.join("scheduler_config.json");
+        write_text(&scheduler, include_str!("scheduler_config.json"))?;
+        write_text(&self.folder.join("model_index.json"), include_str!("model_index.json"))
+    }
+}
+
+impl DenoiserTask<'_> {
+    /// One noise level per sample, from times that cover the range evenly (Kingma et al., arXiv:2107.00630, appendix I.1).
+    fn sigmas(&self, count: usize, offset: f64) -> Vec<f64> {
+        let last = (self.schedule.steps() - 1) as f64;
+        (0..count).map(|i| self.schedule.sigma(last * ((offset + i as f64) / count as f64))).collect()
+    }
+}
+
+/// What transformers' configuration needs besides the sizes.
+fn with_text_constants(config: &ClipTextConfig) -> Result<serde_json::Value> {
+    let mut value = serde_json::to_value(config).map_err(|e| Error::Training(e.to_string()))?;
+    value["architectures"] = serde_json::json!(["CLIPTextModel"]);
+    value["model_type"] = serde_json::json!("clip_text_model");
+    value["projection_dim"] = serde_json::json!(config.hidden_size);
+    value["bos_token_id"] = serde_json::json!(config.vocab_size - 2);
+    value["eos_token_id"] = serde_json::json!(config.vocab_size - 1);
+    value["pad_token_id"] = serde_json::json!(config.vocab_size - 1);
+    Ok(value)
+}
+
+fn write_weights(vb: &VarBuilder<'_>, part: &str, path: &Path, task: &DenoiserTask<'_>) -> Result<()> {
+    let recorder = Parameters::new(0, &Device::Cpu);
+    task.networks(&recorder.builder())?;
+    let prefix = format!("{part}.");
+    let half = |(name, _): (String, candle_core::Var)| -> Option<Result<(String, Tensor)>> {
+        let key = name.strip_prefix(&prefix)?.to_owned();
+        Some(vb.get_unchecked(&name).and_then(|t| t.to_dtype(DType::F16)).map(|t| (key, t)).map_err(Error::from))
+    };
+    let tensors: HashMap<String, Tensor> = recorder.named().into_iter().filter_map(half).collect::<Result<_>>()?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    state::write(path, &tensors, Some(metadata))
+}
+
+/// Trains the vocabulary on a data set's captions, writes `tokenizer/` and `words.txt`, and opens the tokenizer.
+pub(super) fn tokenizer(data: &super::data::Dataset, folder: &Path) -> Result<Tokenizer> {
+    let path = folder.join("tokenizer");
+    if !path.join("tokenizer_config.json").exists() {
+        let vocabulary = vocabulary::train(&vocabulary::word_counts(data), VOCABULARY)?;
+        vocabulary::write_tokenizer(&path, &vocabulary, TEXT_LENGTH)?;
+    }
+    let words: Vec<String> = data.words().into_iter().collect();
+    write_text(&folder.join("words.txt"), &(words.join("\n") + "\n"))?;
+    Tokenizer::from_folder(&path, TEXT_LENGTH)
+}
+
+/// 32 prompts for the preview sheets: the same for every run on the same data.
+pub(super) fn preview_prompts(records: &[&Record]) -> Vec<String> {
+    let known = ["red apple", "red heart", "cat face", "sun", "pizza", "crying face", "3d rocket", "flat tree"];
+    let seen = records.iter().filter(|r| r.split == Split::Train).map(|r| r.prompt());
+    let seen: Vec<String> = seen.collect();
+    let spread = (0..24).map(|i| seen[i * seen.len() / 24].clone());
+    known.into_iter().map(String::from).chain(spread).collect()
+}

@@ -52,18 +52,18 @@ pub(super) fn run(args: Args) -> Result<()> {
         Some(_) => progress.inc(1),
         None => progress.set_length(total as u64),
     };
-    let out = match &args.kind {
+    let out = match args.kind {
         Kind::Icons { tarball, target: Target { out, size, force } } => {
-            icons::build(out, tarball, usize::from(*size), *force, &on_picture)?;
+            icons::build(&out, &tarball, usize::from(size), force, &on_picture)?;
             out
         }
         Kind::Folder { source, target: Target { out, size, force } } => {
-            folder::build(source, out, usize::from(*size), *force, &on_picture)?;
+            folder::build(&source, &out, usize::from(size), force, &on_picture)?;
             out
         }
     };
     progress.finish_and_clear();
-    report(out)
+    report(&out)
 }
 
 /// One line on what was made.

@@ -33,7 +33,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<()> {
     let data = Dataset::open(&args.data)?;
     let pixels = data.load_pixels()?;
-    let file = args.judge.clone().unwrap_or_else(|| args.data.join("judge.safetensors"));
+    let file = args.judge.unwrap_or_else(|| args.data.join("judge.safetensors"));
     let judge = judge_in(&file, &data, &pixels, args.judge_steps)?;
     let settings = evaluate::Settings { prompts: args.prompts, seed: args.seed };
     let report = evaluate::evaluate(&data, &pixels, &judge, &settings, None)?;

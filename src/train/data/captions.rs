@@ -33,7 +33,7 @@ impl Record {
         if !self.captions.is_empty() {
             return core;
         }
-        let wish = match self.style().filter(|_| dice.chance(2.0 / 3.0)) {
+        let wish = match self.known_style().filter(|_| dice.chance(2.0 / 3.0)) {
             Some(style) => styled(&core, style, dice),
             None => core,
         };
@@ -86,7 +86,7 @@ impl Record {
         self.keywords.iter().map(String::as_str).filter(|k| is_new(k)).collect()
     }
 
-    fn style(&self) -> Option<&'static Style> {
+    fn known_style(&self) -> Option<&'static Style> {
         STYLES.iter().find(|style| Some(style.name) == self.style.as_deref())
     }
 
@@ -104,7 +104,8 @@ impl Record {
             return self.captions.clone();
         }
         let own = [&self.concept].into_iter().chain(&self.keywords).cloned();
-        let style = self.style().into_iter().flat_map(|s| s.adjectives.iter().chain(&NOUNS).chain(&["in"]).copied());
+        let style =
+            self.known_style().into_iter().flat_map(|s| s.adjectives.iter().chain(&NOUNS).chain(&["in"]).copied());
         own.chain(style.chain(OPENINGS).chain(["a", "an"]).map(str::to_owned)).collect()
     }
 }

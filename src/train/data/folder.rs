@@ -62,7 +62,7 @@ fn list(source: &Path) -> Result<BTreeMap<String, PathBuf>> {
 fn record(stem: &str, path: &Path, draft: &Draft, size: usize) -> Result<Record> {
     let captions = captions(path)?;
     let picture = read(path).map_err(|e| refuse(path, &e.to_string()))?;
-    let file = draft.add(stem, &square(picture, size as u32))?;
+    let file = draft.add(stem, &square(&picture, size as u32))?;
     let concept = captions[0].clone();
     Ok(Record { file, concept, style: None, keywords: vec![], group: None, captions, split: Split::Train })
 }
@@ -98,7 +98,7 @@ fn read(path: &Path) -> image::ImageResult<DynamicImage> {
 }
 
 /// The central square on white at `size` x `size`, as RGB bytes.
-fn square(picture: DynamicImage, size: u32) -> Vec<u8> {
+fn square(picture: &DynamicImage, size: u32) -> Vec<u8> {
     let side = picture.width().min(picture.height());
     let (x, y) = ((picture.width() - side) / 2, (picture.height() - side) / 2);
     let mut rgba = picture.crop_imm(x, y, side, side).into_rgba8();

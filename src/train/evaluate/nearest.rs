@@ -33,7 +33,7 @@ impl Thumbnails {
     }
 }
 
-/// Box averages; a picture smaller than a thumbnail is left as it is.
+/// Box averages. `size` is a multiple of [`SIDE`].
 fn thumbnail(picture: &[u8], size: usize) -> Vec<f32> {
     let box_side = size / SIDE;
     let mut sums = vec![0f32; VALUES];

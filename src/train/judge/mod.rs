@@ -46,7 +46,7 @@ struct Towers {
 impl Judge {
     /// An untrained judge of `size` x `size` pictures which knows `words`; the same `seed` gives the same parameters.
     pub fn new(words: Vec<String>, size: usize, seed: u64) -> Result<Self> {
-        if size == 0 || size % towers::REDUCTION != 0 {
+        if size == 0 || !size.is_multiple_of(towers::REDUCTION) {
             let message = format!("the judge needs pictures whose side is a multiple of {}", towers::REDUCTION);
             return Err(Error::Training(format!("{message}, not {size}")));
         }

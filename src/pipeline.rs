@@ -1,1 +1,231 @@
-//! stub
+//! The one place where everything meets: a loaded model draws a plan.
+//!
+//! text -> (noise -> sampler <-> denoiser) -> codec -> pixels. Each picture of a plan is sampled by itself: sums inside
+//! a matrix product are ordered by its shape, so pictures drawn in a larger batch would differ in their last bits from
+//! the same pictures drawn alone.
+
+mod notices;
+mod receipt;
+
+pub use notices::Notice;
+pub use receipt::Receipt;
+
+use crate::Result;
+use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned};
+use crate::diffusion::guidance::{Guidance, Guided};
+use crate::diffusion::inpaint::{Inpaint, composite};
+use crate::diffusion::noise::{NoiseSource, SeededNoise};
+use crate::image::{self, Mask, RgbImage};
+use crate::model::checkpoint::Model;
+use crate::model::unet::UNet2DConditionModel;
+use crate::request::{Facts, Plan, Start};
+use candle_core::{DType, Device, Shape, Tensor};
+use notices::Words;
+use std::path::Path;
+
+/// A model in memory, ready to draw.
+pub struct Pipeline {
+    model: Model,
+    words: Option<Words>,
+    device: Device,
+}
+
+/// A finished picture.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    /// Its pixels.
+    pub pixels: RgbImage,
+    /// Everything needed to draw it again.
+    pub receipt: Receipt,
+}
+
+impl Picture {
+    /// The PNG file, with its parameters as other programs read them and as our own JSON.
+    pub fn to_png(&self) -> Result<Vec<u8>> {
+        image::encode_png(&self.pixels, &self.receipt.texts())
+    }
+}
+
+/// What is heard of after each step.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Which picture, from 0.
+    pub picture: usize,
+    /// How many pictures.
+    pub pictures: usize,
+    /// Steps of this picture that are done.
+    pub step: usize,
+    /// Steps of each picture.
+    pub steps: usize,
+}
+
+impl Progress {
+    /// Steps done and steps in all, over all pictures.
+    pub fn overall(&self) -> (usize, usize) {
+        (self.picture * self.steps + self.step, self.pictures * self.steps)
+    }
+}
+
+impl Pipeline {
+    /// Loads the model folder `path`. Fails with [`crate::Error::Model`], naming file and tensor.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let model = Model::load(path, device, DType::F32)?;
+        Ok(Self { model, words: Words::read(path)?, device: device.clone() })
+    }
+
+    /// What a plan has to know of this model.
+    pub fn facts(&self) -> Facts {
+        let factor = self.model.codec.factor();
+        Facts {
+            name: self.model.name.clone(),
+            multiple_of: factor << self.model.unet.config().block_out_channels.len().saturating_sub(1),
+            width: self.model.unet.config().sample_size * factor,
+            height: self.model.unet.config().sample_size * factor,
+            steps: 20,
+            guidance: self.model.defaults.guidance,
+            times: self.model.schedule.steps(),
+        }
+    }
+
+    /// The model's name and the hash of its weights.
+    pub fn identity(&self) -> (&str, &str) {
+        (&self.model.name, &self.model.hash)
+    }
+
+    /// Draws every picture of a plan. `on_step` hears of every step, and stops the work by returning an error.
+    pub fn generate(&self, plan: &Plan, on_step: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Vec<Picture>> {
+        let text = self.text(plan)?;
+        let known = self.known(plan)?;
+        let ladder = plan.schedule.sigmas(&self.model.schedule, plan.steps)?;
+        let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
+        let draw = |k| {
+            let pixels = self.draw(plan, k, &text, known.as_ref(), sigmas, on_step)?;
+            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model) })
+        };
+        (0..plan.count).map(draw).collect()
+    }
+
+    /// Things a person should know about what a plan draws, although nothing is wrong with it.
+    pub fn notices(&self, plan: &Plan) -> Result<Vec<Notice>> {
+        notices::of(plan, &self.facts(), &self.model.tokenizer, self.words.as_ref())
+    }
+
+    fn draw(
+        &self,
+        plan: &Plan,
+        k: usize,
+        text: &Text,
+        known: Option<&Known<'_>>,
+        sigmas: &[f64],
+        on_step: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<RgbImage> {
+        let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
+        let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
+        let x = start(known, &fresh, sigmas)?;
+        let denoiser = self.denoiser(plan, text, known, &fresh)?;
+        let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
+            on_step(Progress { picture: k, pictures: plan.count, step: step.index + 1, steps: step.total })
+        })?;
+        let pixels = image::from_tensor(&self.model.codec.decode(&latents)?)?;
+        match known.and_then(|known| known.mask.map(|mask| (known.picture, mask))) {
+            None => Ok(pixels),
+            Some((picture, mask)) => composite(picture, &pixels, mask.as_grey()),
+        }
+    }
+
+    /// The order of wrapping: the network with its text, made a denoiser, guided, and held to the known picture.
+    fn denoiser<'a>(
+        &'a self,
+        plan: &Plan,
+        text: &Text,
+        known: Option<&Known<'_>>,
+        fresh: &Tensor,
+    ) -> Result<Box<dyn Denoiser + 'a>> {
+        let with = |context: &Tensor| {
+            let network = Conditioned { unet: &self.model.unet, context: context.clone() };
+            Preconditioned::new(network, self.model.prediction, self.model.schedule.clone())
+        };
+        let guidance = Guidance { scale: plan.guidance, rescale: plan.guidance_rescale, ..Guidance::default() };
+        let guided = Guided::new(with(&text.conditional), with(&text.pair), guidance);
+        match known.and_then(|known| known.mask.map(|mask| (&known.latents, mask))) {
+            None => Ok(Box::new(guided)),
+            Some((latents, mask)) => {
+                let mask = mask.to_latents(self.model.codec.factor(), &self.device)?;
+                Ok(Box::new(Inpaint::new(guided, latents, &mask, fresh)?))
+            }
+        }
+    }
+
+    fn latent_shape(&self, plan: &Plan) -> Shape {
+        let factor = self.model.codec.factor();
+        Shape::from((1, self.model.codec.latent_channels(), plan.height / factor, plan.width / factor))
+    }
+
+    fn text(&self, plan: &Plan) -> Result<Text> {
+        let conditional = self.encode(&plan.prompt)?;
+        let pair = Tensor::cat(&[&self.encode(&plan.negative_prompt)?, &conditional], 0)?;
+        Ok(Text { conditional, pair })
+    }
+
+    /// Text to its states, (1, T, C).
+    fn encode(&self, text: &str) -> Result<Tensor> {
+        let ids = self.model.tokenizer.encode(text)?.ids;
+        let length = ids.len();
+        self.model.text_encoder.forward(&Tensor::from_vec(ids, (1, length), &self.device)?)
+    }
+
+    fn known<'a>(&self, plan: &'a Plan) -> Result<Option<Known<'a>>> {
+        let Start::Picture { picture, strength, mask } = &plan.start else { return Ok(None) };
+        let latents = self.model.codec.encode(&image::to_tensor(picture, &self.device)?)?;
+        Ok(Some(Known { picture, latents, whole: *strength >= 1.0, mask: mask.as_ref() }))
+    }
+}
+
+/// The states of prompt and negative prompt.
+struct Text {
+    /// The prompt's, (1, T, C).
+    conditional: Tensor,
+    /// The negative prompt's and the prompt's, (2, T, C).
+    pair: Tensor,
+}
+
+/// An input picture.
+struct Known<'a> {
+    picture: &'a RgbImage,
+    /// Scaled as the network sees them, (1, C, h, w).
+    latents: Tensor,
+    /// Whether everything is drawn anew, so that nothing of the picture may shine through.
+    whole: bool,
+    mask: Option<&'a Mask>,
+}
+
+/// How many steps of the ladder a plan takes: the last ones, when a picture is only partly redrawn (SDEdit, Meng et al.,
+/// arXiv:2108.01073).
+fn redrawn_steps(plan: &Plan) -> usize {
+    match &plan.start {
+        Start::Noise => plan.steps,
+        Start::Picture { strength, .. } => ((plan.steps as f64 * strength).round() as usize).clamp(1, plan.steps),
+    }
+}
+
+/// `x0 + sigma * noise` at the first sigma, with 0 for x0 when nothing is to be kept.
+fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64]) -> Result<Tensor> {
+    let noise = (fresh * sigmas.first().copied().unwrap_or_default())?;
+    match known {
+        Some(known) if !known.whole => Ok((&known.latents + noise)?),
+        _ => Ok(noise),
+    }
+}
+
+/// The U-Net with the text it draws by.
+struct Conditioned<'a> {
+    unet: &'a UNet2DConditionModel,
+    /// One row per sample, (B, T, C).
+    context: Tensor,
+}
+
+impl Network for Conditioned<'_> {
+    fn predict(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        self.unet.forward(x, t, &self.context)
+    }
+}

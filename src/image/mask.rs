@@ -49,14 +49,9 @@ impl Mask {
         Self::from_grey(filled.into_luma8())
     }
 
-    /// Whether pixel (x, y) is repainted.
-    pub fn repaints(&self, x: u32, y: u32) -> bool {
-        self.grey.get_pixel(x, y).0[0] != 0
-    }
-
-    /// One value per pixel, row by row: 255 = repaint, 0 = keep.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.grey.as_raw()
+    /// One value per pixel: 255 = repaint, 0 = keep.
+    pub fn as_grey(&self) -> &GrayImage {
+        &self.grey
     }
 
     /// The mask on the latents, (1, 1, H/factor, W/factor) in f32: a latent is repainted (1) when any of its pixels is,
@@ -92,14 +87,14 @@ mod tests {
     #[test]
     fn grey_is_split_at_128() {
         let mask = Mask::read(&grey(&[0, 127, 128, 255]), (4, 1)).unwrap();
-        assert_eq!(mask.as_bytes(), [0, 0, 255, 255]);
+        assert_eq!(mask.as_grey().as_raw()[..], [0, 0, 255, 255]);
     }
 
     #[test]
     fn transparent_counts_as_black() {
         let mut strokes = RgbaImage::from_pixel(2, 1, Rgba([255, 255, 255, 0]));
         strokes.put_pixel(1, 0, Rgba([255, 255, 255, 255]));
-        assert_eq!(Mask::read(&png(&strokes.into()), (2, 1)).unwrap().as_bytes(), [0, 255]);
+        assert_eq!(Mask::read(&png(&strokes.into()), (2, 1)).unwrap().as_grey().as_raw()[..], [0, 255]);
     }
 
     #[test]

@@ -94,6 +94,27 @@ impl GenerateRequest {
         true
     }
 
+    /// What was typed into a text field; "" where nothing was.
+    pub fn text(&self, field: &str) -> &str {
+        let typed = match field {
+            "prompt" => &self.prompt,
+            "negative_prompt" => &self.negative_prompt,
+            "steps" => &self.steps,
+            "guidance" => &self.guidance,
+            "guidance_rescale" => &self.guidance_rescale,
+            "sampler" => &self.sampler,
+            "schedule" => &self.schedule,
+            "seed" => &self.seed,
+            "count" => &self.count,
+            "width" => &self.width,
+            "height" => &self.height,
+            "strength" => &self.strength,
+            "noise" => &self.noise,
+            _ => &None,
+        };
+        typed.as_deref().unwrap_or_default()
+    }
+
     /// Sets `image` or `mask`; an empty file (a form's untouched file field) counts as none. False when there is no
     /// such file field.
     pub fn set_file(&mut self, field: &str, bytes: Vec<u8>) -> bool {

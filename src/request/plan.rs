@@ -387,7 +387,7 @@ mod tests {
         let mut good = request(&[]);
         (good.image, good.mask) = (Some(png(100, 50, 9)), Some(png(100, 50, 255)));
         let Start::Picture { picture, strength, mask } = Plan::new(&good, &facts()).unwrap().start else { panic!() };
-        assert_eq!((picture.dimensions(), strength, mask.unwrap().as_bytes().len()), ((64, 64), 1.0, 64 * 64));
+        assert_eq!((picture.dimensions(), strength, mask.unwrap().as_grey().dimensions()), ((64, 64), 1.0, (64, 64)));
         let with = |image: Option<Vec<u8>>, mask| errors(&GenerateRequest { image, mask, ..request(&[]) })[0].code;
         assert_eq!(with(Some(png(64, 64, 9)), Some(png(64, 32, 255))), "mask_size");
         assert_eq!(with(Some(png(64, 64, 9)), Some(png(64, 64, 0))), "mask_empty");

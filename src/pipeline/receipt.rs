@@ -1,0 +1,176 @@
+//! What a picture was drawn with: as other programs write it, and as our own JSON.
+
+use crate::diffusion::noise::NoiseKind;
+use crate::diffusion::sampler::Sampler;
+use crate::diffusion::schedule::Spacing;
+use crate::image::Text;
+use crate::model::checkpoint::Model;
+use crate::request::{Plan, Start};
+use serde::Serialize;
+
+/// Everything needed to draw a picture again. Says nothing of the request's other pictures: the same seed gives the
+/// same file, alone or in company.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Receipt {
+    /// This program's version.
+    pub version: &'static str,
+    /// The model's name.
+    pub model: String,
+    /// SHA-256 of the model's weights.
+    pub model_hash: String,
+    /// The prompt.
+    pub prompt: String,
+    /// The negative prompt.
+    pub negative_prompt: String,
+    /// The sampler.
+    pub sampler: Sampler,
+    /// The ladder's spacing.
+    pub schedule: Spacing,
+    /// Steps asked for.
+    pub steps: usize,
+    /// Guidance scale.
+    pub guidance: f64,
+    /// Share of guidance rescaling.
+    pub guidance_rescale: f64,
+    /// This picture's seed.
+    pub seed: u64,
+    /// Pixels.
+    pub width: usize,
+    /// Pixels.
+    pub height: usize,
+    /// The noise generator.
+    pub noise: NoiseKind,
+    /// How much of an input picture was redrawn; none without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// Whether a mask was used.
+    pub masked: bool,
+}
+
+impl Receipt {
+    pub(super) fn new(plan: &Plan, seed: u64, model: &Model) -> Self {
+        let (strength, masked) = match &plan.start {
+            Start::Noise => (None, false),
+            Start::Picture { strength, mask, .. } => (Some(*strength), mask.is_some()),
+        };
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            model: model.name.clone(),
+            model_hash: model.hash.clone(),
+            prompt: plan.prompt.clone(),
+            negative_prompt: plan.negative_prompt.clone(),
+            sampler: plan.sampler,
+            schedule: plan.schedule,
+            steps: plan.steps,
+            guidance: plan.guidance,
+            guidance_rescale: plan.guidance_rescale,
+            seed,
+            width: plan.width,
+            height: plan.height,
+            noise: plan.noise,
+            strength,
+            masked,
+        }
+    }
+
+    /// The text chunks of a PNG: `parameters` in AUTOMATIC1111's form, which most galleries read, and `limner`, exact.
+    pub fn texts(&self) -> [Text; 2] {
+        let json = serde_json::to_string(self).unwrap_or_default();
+        [Text { keyword: "parameters", text: self.parameters() }, Text { keyword: "limner", text: json }]
+    }
+
+    /// Prompt, negative prompt and a line of settings that starts with `Steps`.
+    pub fn parameters(&self) -> String {
+        let mut lines = vec![self.prompt.clone()];
+        if !self.negative_prompt.is_empty() {
+            lines.push(format!("Negative prompt: {}", self.negative_prompt));
+        }
+        let settings: Vec<String> = self.settings().into_iter().map(|(key, value)| format!("{key}: {}", quoted(&value))).collect();
+        lines.push(settings.join(", "));
+        lines.join("\n")
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut pairs = vec![
+            ("Steps", self.steps.to_string()),
+            ("Sampler", sampler_title(self.sampler).to_owned()),
+            ("Schedule type", title(self.schedule.name())),
+            ("CFG scale", self.guidance.to_string()),
+            ("Seed", self.seed.to_string()),
+            ("Size", format!("{}x{}", self.width, self.height)),
+            ("Model hash", self.model_hash.chars().take(10).collect()),
+            ("Model", self.model.clone()),
+        ];
+        pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
+        let rng = if self.noise == NoiseKind::Philox { "NV" } else { "CPU" };
+        pairs.push(("RNG", rng.to_owned()));
+        if self.guidance_rescale != 0.0 {
+            pairs.push(("Guidance rescale", self.guidance_rescale.to_string()));
+        }
+        pairs.push(("Version", format!("limner {}", self.version)));
+        pairs
+    }
+}
+
+/// A value with commas, colons or line breaks is written as a JSON string.
+fn quoted(value: &str) -> String {
+    if value.contains([',', ':', '\n']) { serde_json::Value::from(value).to_string() } else { value.to_owned() }
+}
+
+/// The names other programs know our samplers by.
+fn sampler_title(sampler: Sampler) -> &'static str {
+    match sampler {
+        Sampler::Ddpm { .. } => "DDPM",
+        Sampler::Ddim { .. } => "DDIM",
+        Sampler::Euler { .. } => "Euler",
+        Sampler::Heun { .. } => "Heun",
+        Sampler::EulerA { .. } => "Euler a",
+        Sampler::Dpmpp2m => "DPM++ 2M",
+    }
+}
+
+/// `align_your_steps` to `Align Your Steps`, and SGM in capitals.
+fn title(name: &str) -> String {
+    let word = |word: &str| match word.split_at_checked(1) {
+        _ if word == "sgm" => "SGM".to_owned(),
+        Some((first, rest)) => first.to_uppercase() + rest,
+        None => String::new(),
+    };
+    name.split('_').map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parameters_are_as_other_programs_write_them() {
+        let mut receipt = Receipt {
+            version: "0.1.0",
+            model: "icons".into(),
+            model_hash: "0123456789abcdef".into(),
+            prompt: "red apple, \"shiny\"".into(),
+            negative_prompt: String::new(),
+            sampler: Sampler::default(),
+            schedule: Spacing::SgmUniform,
+            steps: 20,
+            guidance: 7.0,
+            guidance_rescale: 0.0,
+            seed: u64::MAX,
+            width: 64,
+            height: 32,
+            noise: NoiseKind::Philox,
+            strength: None,
+            masked: false,
+        };
+        let settings = "Steps: 20, Sampler: DPM++ 2M, Schedule type: SGM Uniform, CFG scale: 7, \
+                        Seed: 18446744073709551615, Size: 64x32, Model hash: 0123456789, Model: icons, RNG: NV, \
+                        Version: limner 0.1.0";
+        assert_eq!(receipt.parameters(), format!("red apple, \"shiny\"\n{settings}"));
+        receipt.negative_prompt = "blue".into();
+        receipt.model = "a, b".into();
+        let text = receipt.parameters();
+        assert!(text.contains("\nNegative prompt: blue\nSteps: 20") && text.contains("Model: \"a, b\""), "{text}");
+        assert!(receipt.texts()[1].text.contains("\"seed\":18446744073709551615"));
+    }
+}

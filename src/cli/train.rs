@@ -17,6 +17,9 @@ pub(super) struct Args {
     /// Model folder to write; a run that was interrupted goes on from what is there
     #[arg(long)]
     out: PathBuf,
+    /// Model folder to start from instead of random weights
+    #[arg(long)]
+    init: Option<PathBuf>,
     /// Updates of the autoencoder
     #[arg(long, default_value_t = 2_000)]
     autoencoder_steps: usize,
@@ -44,6 +47,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
+    keep_candle_on_one_thread();
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
@@ -51,6 +55,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let recipe = Recipe {
         data: args.data,
         out: args.out,
+        init: args.init,
         autoencoder_steps: args.autoencoder_steps,
         autoencoder_learning_rate: args.autoencoder_learning_rate,
         steps: args.steps,
@@ -62,4 +67,16 @@ pub(super) fn run(args: Args) -> Result<()> {
         report_every: Duration::from_secs_f64(60.0 * args.report_minutes),
     };
     recipe::train(&recipe, &stop)
+}
+
+/// The shards of a batch already fill the cores. candle's own pool would spin on top of them: measured at a seventh of the
+/// time.
+fn keep_candle_on_one_thread() {
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: the program has one thread until the handler below is installed, so nobody reads the environment now.
+        #[expect(unsafe_code, reason = "candle reads its number of threads from the environment alone")]
+        unsafe {
+            std::env::set_var("CANDLE_NUM_THREADS", "1");
+        }
+    }
 }

@@ -23,6 +23,8 @@ pub struct Recipe {
     pub data: PathBuf,
     /// Model folder to write.
     pub out: PathBuf,
+    /// A model folder to start from instead of random weights (a saved state in `out` goes before it).
+    pub init: Option<PathBuf>,
     /// Updates of the autoencoder.
     pub autoencoder_steps: usize,
     /// Highest learning rate of the autoencoder.
@@ -44,6 +46,15 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// Overwrites `parameters` with the weights of one part of the model to start from; `prefix` goes before their names.
+    fn initialise(&self, parameters: &Parameters, file: &str, prefix: &str) -> Result<()> {
+        let Some(folder) = &self.init else { return Ok(()) };
+        let path = folder.join(file);
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
+        parameters.assign(&tensors.into_iter().map(|(name, t)| (format!("{prefix}{name}"), t)).collect())
+    }
+
     fn settings(&self, name: &'static str, steps: usize, learning_rate: f64) -> Settings {
         Settings {
             name,
@@ -82,6 +93,7 @@ fn autoencoder(
     let config = PatchAutoencoderConfig::small();
     let parameters = Parameters::new(recipe.seed, &Device::Cpu);
     PatchAutoencoder::new(&config, &parameters.builder())?;
+    recipe.initialise(&parameters, "vae/diffusion_pytorch_model.safetensors", "")?;
     let mut task = CodecTask { config, pixels, indices, folder: recipe.out.join("vae") };
     let settings = recipe.settings("autoencoder", recipe.autoencoder_steps, recipe.autoencoder_learning_rate);
     eprintln!("autoencoder: {:.1} M parameters", parameters.count() as f64 / 1e6);
@@ -119,6 +131,8 @@ fn denoiser(
     };
     let parameters = Parameters::new(recipe.seed + 1, &Device::Cpu);
     task.create(&parameters)?;
+    recipe.initialise(&parameters, "text_encoder/model.safetensors", "text_encoder.")?;
+    recipe.initialise(&parameters, "unet/diffusion_pytorch_model.safetensors", "unet.")?;
     let settings = recipe.settings("denoiser", recipe.steps, recipe.learning_rate);
     eprintln!("text encoder and U-Net: {:.1} M parameters", parameters.count() as f64 / 1e6);
     fit(&task, &parameters, task.records.len(), &settings, stop)

@@ -1,3 +1,8 @@
 //! Black-box tests, in one binary: linking is slow.
 
+mod cli;
 mod data;
+mod http;
+mod images;
+mod pipeline;
+mod tiny_model;

@@ -34,7 +34,14 @@ fn a_single_pixel_is_a_picture() {
 
 #[test]
 fn bytes_of_no_picture_are_refused() {
-    for bytes in [&b""[..], b"PK\x03\x04", b"GIF89a\x01\x00\x01\x00", b"<svg xmlns='x'/>", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP"] {
+    for bytes in [
+        &b""[..],
+        b"PK\x03\x04",
+        b"GIF89a\x01\x00\x01\x00",
+        b"<svg xmlns='x'/>",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF\0\0\0\0WEBP",
+    ] {
         let error = read("mask", bytes).unwrap_err();
         assert!(error.field == "mask" && ["not_an_image", "damaged"].contains(&error.code), "{error:?}");
     }

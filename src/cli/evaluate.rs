@@ -1,15 +1,28 @@
 //! `limner evaluate`: how well a model draws what it is asked, by a judge trained on the real pictures.
 
+use crate::pipeline::Pipeline;
+use crate::request::{GenerateRequest, Plan};
 use crate::train::data::Dataset;
 use crate::train::evaluate::{self, Report};
 use crate::train::judge::{self, Judge};
 use crate::{Error, Result};
+use candle_core::Device;
+use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `limner evaluate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// The model's folder; without one, only the judge is measured, on real pictures
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Sampler steps of each picture [default: the model's]
+    #[arg(long, value_name = "N")]
+    steps: Option<String>,
+    /// Guidance scale [default: the model's]
+    #[arg(long, value_name = "G")]
+    guidance: Option<String>,
     /// The data set the model was trained on
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -36,8 +49,32 @@ pub(super) fn run(args: Args) -> Result<()> {
     let file = args.judge.unwrap_or_else(|| args.data.join("judge.safetensors"));
     let judge = judge_in(&file, &data, &pixels, args.judge_steps)?;
     let settings = evaluate::Settings { prompts: args.prompts, seed: args.seed };
-    let report = evaluate::evaluate(&data, &pixels, &judge, &settings, None)?;
+    let report = match &args.model {
+        None => evaluate::evaluate(&data, &pixels, &judge, &settings, None)?,
+        Some(folder) => {
+            let pipeline = Pipeline::load(folder, &Device::Cpu)?;
+            let asked = GenerateRequest { steps: args.steps, guidance: args.guidance, ..GenerateRequest::default() };
+            let bar = ProgressBar::new_spinner();
+            let mut painter = |prompt: &str, seed: u64| {
+                bar.inc(1);
+                bar.set_message(format!("picture {}: {prompt}", bar.position()));
+                paint(&pipeline, &asked, prompt, seed)
+            };
+            let report = evaluate::evaluate(&data, &pixels, &judge, &settings, Some(&mut painter))?;
+            bar.finish_and_clear();
+            report
+        }
+    };
     print(&report, args.json)
+}
+
+/// One picture for `prompt`, everything else as `asked`.
+fn paint(pipeline: &Pipeline, asked: &GenerateRequest, prompt: &str, seed: u64) -> Result<RgbImage> {
+    let request = GenerateRequest { prompt: Some(prompt.to_owned()), seed: Some(seed.to_string()), ..asked.clone() };
+    let plan = Plan::new(&request, &pipeline.facts())?;
+    let mut pictures = pipeline.generate(&plan, &mut |_| Ok(()))?;
+    let picture = pictures.pop().ok_or_else(|| Error::Training(format!("no picture was drawn for {prompt:?}")))?;
+    Ok(picture.pixels)
 }
 
 /// The judge in `file`, or a new one that is written there.

@@ -61,6 +61,22 @@ impl PatchAutoencoderConfig {
         }
     }
 
+    /// What is wrong with these sizes, if anything.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        let counts = [self.patch_size, self.latent_channels, self.norm_num_groups];
+        let [fine, coarse] = self.block_out_channels;
+        if counts.iter().chain([&fine, &coarse]).any(|&n| n == 0 || n > 1 << 16) {
+            return Err("a size is 0 or beyond reason".into());
+        }
+        if fine % self.norm_num_groups != 0 || coarse % self.norm_num_groups != 0 {
+            return Err(format!("{} groups do not divide {fine} and {coarse} channels", self.norm_num_groups));
+        }
+        if self.latents_mean.len() != self.latent_channels || self.latents_std.len() != self.latent_channels {
+            return Err(format!("latents_mean and latents_std need {} values each", self.latent_channels));
+        }
+        Ok(())
+    }
+
     /// Picture pixels per latent, along one side.
     pub fn factor(&self) -> usize {
         2 * self.patch_size
@@ -100,6 +116,26 @@ impl PatchAutoencoder {
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let x = self.decoder.forward(&to_channels_last(latents)?)?;
         to_channels_first(&depth_to_space(&x, self.config.patch_size)?)
+    }
+
+    /// Latents to mean 0 and deviation 1 in every channel, as measured over the training pictures.
+    pub fn normalise(&self, latents: &Tensor) -> Result<Tensor> {
+        let (mean, std) = self.statistics(latents)?;
+        Ok(latents.broadcast_sub(&mean)?.broadcast_div(&std)?)
+    }
+
+    /// The inverse of [`PatchAutoencoder::normalise`].
+    pub fn denormalise(&self, latents: &Tensor) -> Result<Tensor> {
+        let (mean, std) = self.statistics(latents)?;
+        Ok(latents.broadcast_mul(&std)?.broadcast_add(&mean)?)
+    }
+
+    fn statistics(&self, like: &Tensor) -> Result<(Tensor, Tensor)> {
+        let per_channel = |values: &[f64]| -> Result<Tensor> {
+            let column = Tensor::new(values, like.device())?.reshape((1, values.len(), 1, 1))?;
+            Ok(column.to_dtype(like.dtype())?)
+        };
+        Ok((per_channel(&self.config.latents_mean)?, per_channel(&self.config.latents_std)?))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The networks, with the key names and configuration files of diffusers and transformers.
 
 pub mod autoencoder;
+pub mod checkpoint;
 pub mod clip;
+pub mod codec;
 pub mod layers;
 pub mod tokenizer;
 pub mod unet;

@@ -103,23 +103,3 @@ pub(super) fn channel_statistics(latents: &Tensor) -> Result<(Vec<f64>, Vec<f64>
     let variance = channels.broadcast_sub(&mean)?.sqr()?.mean(1)?;
     Ok((mean.squeeze(1)?.to_vec1()?, variance.sqrt()?.to_vec1()?))
 }
-
-/// Latents to mean 0 and deviation 1 in every channel.
-pub(super) fn normalise(latents: &Tensor, config: &PatchAutoencoderConfig) -> Result<Tensor> {
-    let (mean, std) = statistics(config, latents)?;
-    Ok(latents.broadcast_sub(&mean)?.broadcast_div(&std)?)
-}
-
-/// The inverse of [`normalise`].
-pub(super) fn denormalise(latents: &Tensor, config: &PatchAutoencoderConfig) -> Result<Tensor> {
-    let (mean, std) = statistics(config, latents)?;
-    Ok(latents.broadcast_mul(&std)?.broadcast_add(&mean)?)
-}
-
-fn statistics(config: &PatchAutoencoderConfig, like: &Tensor) -> Result<(Tensor, Tensor)> {
-    let per_channel = |v: &[f64]| -> Result<Tensor> {
-        let values: Vec<f32> = v.iter().map(|&x| x as f32).collect();
-        Ok(Tensor::from_vec(values, (1, v.len(), 1, 1), like.device())?)
-    };
-    Ok((per_channel(&config.latents_mean)?, per_channel(&config.latents_std)?))
-}

@@ -172,7 +172,7 @@ impl Task for DenoiserTask<'_> {
     }
 
     fn preview(&self, vb: &VarBuilder<'_>, path: &Path) -> Result<()> {
-        let latents = super::codec::denormalise(&self.draw(vb, 3.0, 24)?, self.decoder.config())?;
+        let latents = self.decoder.denormalise(&self.draw(vb, 3.0, 24)?)?;
         let pictures = to_bytes(&self.decoder.decode(&latents)?)?;
         let size = (pictures[0].len() / 3).isqrt();
         save_picture(&grid(&pictures, size, 8), path)

@@ -1,6 +1,6 @@
 //! How a model folder comes out of a data set: the parts in their order.
 
-use super::codec::{CodecTask, channel_statistics, encode_all, normalise};
+use super::codec::{CodecTask, channel_statistics, encode_all};
 use super::data::{Dataset, Split};
 use super::denoiser::{self, DenoiserConfig, DenoiserTask};
 use super::fit::{Settings, fit};
@@ -90,8 +90,9 @@ fn autoencoder(
     let latents = encode_all(&model, pixels, indices)?;
     (task.config.latents_mean, task.config.latents_std) = channel_statistics(&latents)?;
     task.export(&parameters.builder())?;
-    let latents = normalise(&latents, &task.config)?;
-    Ok((PatchAutoencoder::new(&task.config, &parameters.builder())?, latents))
+    let model = PatchAutoencoder::new(&task.config, &parameters.builder())?;
+    let latents = model.normalise(&latents)?;
+    Ok((model, latents))
 }
 
 /// Trains text encoder and U-Net on the latents.

@@ -3,7 +3,7 @@
 use super::Judge;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
 const WORDS: &str = "words";
@@ -16,7 +16,8 @@ impl Judge {
         let words = serde_json::to_string(&self.words).map_err(|e| fault(e.to_string()))?;
         let header = HashMap::from([(WORDS.to_owned(), words), (SIZE.to_owned(), self.size.to_string())]);
         let partial = path.with_extension(format!("{}.partial", std::process::id()));
-        safetensors::serialize_to_file(self.tensors(), Some(header), &partial).map_err(|e| fault(e.to_string()))?;
+        let tensors = self.parameters.named().into_iter().map(|(name, var)| (name, Tensor::clone(&var)));
+        safetensors::serialize_to_file(tensors, Some(header), &partial).map_err(|e| fault(e.to_string()))?;
         std::fs::rename(&partial, path).map_err(Error::io(path))
     }
 
@@ -33,24 +34,14 @@ impl Judge {
         let size = entry(SIZE)?.parse().map_err(|e: std::num::ParseIntError| fault(e.to_string()))?;
         let judge = Self::new(words, size, 0)?;
         let stored = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| fault(e.to_string()))?;
-        judge.set_tensors(&stored).map_err(fault)?;
-        Ok(judge)
-    }
-
-    fn tensors(&self) -> BTreeMap<String, Tensor> {
-        let vars = self.parameters.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
-    }
-
-    fn set_tensors(&self, stored: &HashMap<String, Tensor>) -> Result<(), String> {
-        let vars = self.parameters.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (name, var) in vars.iter() {
-            let tensor = stored.get(name).ok_or_else(|| format!("tensor {name} is missing"))?;
+        for (name, var) in judge.parameters.named() {
+            let tensor = stored.get(&name).ok_or_else(|| fault(format!("tensor {name} is missing")))?;
             if tensor.shape() != var.shape() {
-                return Err(format!("tensor {name}: expected {:?}, found {:?}", var.shape(), tensor.shape()));
+                let message = format!("tensor {name}: expected {:?}, found {:?}", var.shape(), tensor.shape());
+                return Err(fault(message));
             }
-            var.set(tensor).map_err(|e| e.to_string())?;
         }
-        Ok(())
+        judge.parameters.assign(&stored)?;
+        Ok(judge)
     }
 }

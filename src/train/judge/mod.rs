@@ -12,9 +12,9 @@ mod training;
 pub use training::{Settings, train};
 
 use super::data::captions;
+use super::parameters::Parameters;
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
-use candle_nn::{VarBuilder, VarMap};
+use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use towers::{PictureTower, TextTower};
 
@@ -22,17 +22,12 @@ use towers::{PictureTower, TextTower};
 const CHUNK: usize = 128;
 
 /// A judge: its words and its parameters.
+#[derive(Debug)]
 pub struct Judge {
     words: Vec<String>,
     ids: HashMap<String, u32>,
     size: usize,
-    parameters: VarMap,
-}
-
-impl std::fmt::Debug for Judge {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Judge").field("size", &self.size).field("words", &self.words.len()).finish_non_exhaustive()
-    }
+    parameters: Parameters,
 }
 
 /// Both towers and the softmax's sharpness. Layers copy some parameters when they are made, so the towers are made
@@ -51,9 +46,8 @@ impl Judge {
             return Err(Error::Training(format!("{message}, not {size}")));
         }
         let ids = words.iter().zip(1..).map(|(word, id)| (word.clone(), id)).collect();
-        let judge = Self { words, ids, size, parameters: VarMap::new() };
+        let judge = Self { words, ids, size, parameters: Parameters::new(seed, &Device::Cpu) };
         judge.towers()?;
-        training::initialise(&judge.parameters, seed)?;
         Ok(judge)
     }
 
@@ -92,7 +86,7 @@ impl Judge {
     }
 
     fn towers(&self) -> Result<Towers> {
-        let vb = VarBuilder::from_varmap(&self.parameters, DType::F32, &Device::Cpu);
+        let vb = self.parameters.builder();
         Ok(Towers {
             picture: PictureTower::new(self.size, &vb.pp("picture"))?,
             text: TextTower::new(self.words.len() + 1, &vb.pp("text"))?,

@@ -1,6 +1,6 @@
 //! The judge learns, remembers, and every parameter of it is taught.
 
-use super::training::{Lesson, named};
+use super::training::Lesson;
 use super::*;
 use crate::train::data::{CHANNELS, Dataset, Dice, Record, Split};
 
@@ -34,7 +34,7 @@ fn every_parameter_gets_a_finite_gradient_that_is_not_zero() -> Result<()> {
     let judge = Judge::new(data.words().into_iter().collect(), SIZE, 1)?;
     let loss = Lesson::new(&data, &pixels)?.loss(&judge, 8, &mut Dice::new(2))?;
     let gradients = loss.backward()?;
-    for (name, var) in named(&judge.parameters) {
+    for (name, var) in judge.parameters.named() {
         let norm = match gradients.get(&var) {
             Some(g) => g.sqr()?.sum_all()?.to_scalar::<f32>()?,
             None => 0.0,

@@ -2,9 +2,9 @@
 
 use crate::Result;
 use crate::kernels::{self, Padding};
-use crate::model::layers::{Conv2d, Embedding, GroupNorm, Linear};
+use crate::model::layers::{Conv2d, GroupNorm, Linear};
 use candle_core::{D, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_nn::{Init, VarBuilder};
 
 /// Values of an embedding.
 const WIDTH: usize = 128;
@@ -77,7 +77,7 @@ impl Block {
 
 /// Word ids of each text to unit vectors (texts, [`WIDTH`]): the mean of the words' vectors through a small network.
 pub(super) struct TextTower {
-    words: Embedding,
+    words: Tensor,
     hidden: Linear,
     out: Linear,
 }
@@ -86,7 +86,8 @@ impl TextTower {
     /// `rows`: the words and the empty word 0.
     pub(super) fn new(rows: usize, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
-            words: Embedding::new(rows, WIDTH, &vb.pp("words"))?,
+            // Of unit variance: words must outweigh the biases from the start.
+            words: vb.get_with_hints((rows, WIDTH), "words", Init::Randn { mean: 0.0, stdev: 1.0 })?,
             hidden: Linear::new(WIDTH, 2 * WIDTH, &vb.pp("hidden"))?,
             out: Linear::new(2 * WIDTH, WIDTH, &vb.pp("out"))?,
         })
@@ -100,9 +101,10 @@ impl TextTower {
             ids[start..end].copy_from_slice(text);
             shares[start..end].fill(1.0 / text.len() as f32);
         }
-        let ids = Tensor::from_vec(ids, (texts.len(), longest), &Device::Cpu)?;
+        let ids = Tensor::from_vec(ids, texts.len() * longest, &Device::Cpu)?;
         let shares = Tensor::from_vec(shares, (texts.len(), longest, 1), &Device::Cpu)?;
-        let mean = self.words.forward(&ids)?.broadcast_mul(&shares)?.sum(1)?;
+        let words = self.words.index_select(&ids, 0)?.reshape((texts.len(), longest, WIDTH))?;
+        let mean = words.broadcast_mul(&shares)?.sum(1)?;
         let hidden = kernels::silu(&self.hidden.forward(&mean)?)?;
         unit(&(self.out.forward(&hidden)? + mean)?)
     }

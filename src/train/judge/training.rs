@@ -2,9 +2,10 @@
 
 use super::{Judge, Towers, augment};
 use crate::train::data::{Dataset, Dice, Record, Split};
+use crate::train::optimizer::{AdamW, Constants, cosine_rate};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarMap, loss::cross_entropy};
+use candle_core::{Device, Tensor, Var};
+use candle_nn::loss::cross_entropy;
 use std::collections::BTreeMap;
 
 /// How long and how fast to train.
@@ -14,7 +15,7 @@ pub struct Settings {
     pub steps: usize,
     /// Pictures per step.
     pub batch: usize,
-    /// The highest learning rate, reached after a tenth of the steps; it then falls to 0 along a cosine.
+    /// The highest learning rate, reached after a tenth of the steps; it then falls along a cosine.
     pub learning_rate: f64,
     /// Seed of the parameters, batches, texts and distortions: not the generator's.
     pub seed: u64,
@@ -45,8 +46,9 @@ pub fn train(
 ) -> Result<Judge> {
     let lesson = Lesson::new(data, pixels)?;
     let judge = Judge::new(data.words().into_iter().collect(), data.size, settings.seed)?;
-    let config = ParamsAdamW { lr: 0.0, weight_decay: WEIGHT_DECAY, ..ParamsAdamW::default() };
-    let mut optimiser = AdamW::new(variables(&judge.parameters), config)?;
+    let constants = Constants { weight_decay: WEIGHT_DECAY, ..Constants::default() };
+    let mut optimiser = AdamW::new(&judge.parameters, constants)?;
+    let variables = optimiser.variables();
     for step in 0..settings.steps {
         let mut dice = Dice::stream(settings.seed, step as u64);
         let loss = lesson.loss(&judge, settings.batch, &mut dice)?;
@@ -56,19 +58,21 @@ pub fn train(
                 "the judge's loss is {value} at step {step}: lower its learning rate"
             )));
         }
-        optimiser.set_learning_rate(settings.rate(step));
-        optimiser.backward_step(&loss)?;
+        let rate = cosine_rate(settings.learning_rate, step, settings.steps / 10, settings.steps);
+        optimiser.step(&gradients(&loss, &variables)?, rate)?;
         on_step(step, value)?;
     }
     Ok(judge)
 }
 
-impl Settings {
-    fn rate(&self, step: usize) -> f64 {
-        let (now, all) = ((step + 1) as f64, self.steps as f64);
-        let fall = 0.5 * (1.0 + (std::f64::consts::PI * now / all).cos());
-        self.learning_rate * (10.0 * now / all).min(1.0) * fall
-    }
+/// The loss's gradient by each variable; zeros where it does not depend on one.
+fn gradients(loss: &Tensor, variables: &[Var]) -> Result<Vec<Vec<f32>>> {
+    let store = loss.backward()?;
+    let gradient = |var: &Var| match store.get(var) {
+        Some(g) => Ok(g.flatten_all()?.to_vec1()?),
+        None => Ok(vec![0.0; var.elem_count()]),
+    };
+    variables.iter().map(gradient).collect()
 }
 
 /// What the judge is taught: the training pictures, each with the number of its concept and of its style.
@@ -151,32 +155,4 @@ fn choice<S: AsRef<str>>(
     let logits = pictures.matmul(&judge.read(towers, texts)?.t()?)?.broadcast_mul(&scale)?;
     let own = Tensor::from_vec(own, pictures.dim(0)?, &Device::Cpu)?;
     Ok(cross_entropy(&logits, &own)?)
-}
-
-/// The parameters in the order of their names: a map's own order differs from run to run.
-pub(super) fn variables(parameters: &VarMap) -> Vec<Var> {
-    named(parameters).into_values().collect()
-}
-
-pub(super) fn named(parameters: &VarMap) -> BTreeMap<String, Var> {
-    let vars = parameters.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    vars.iter().map(|(name, var)| (name.clone(), var.clone())).collect()
-}
-
-/// Sets every matrix and kernel to seeded uniform values (candle's own generator cannot be seeded on a CPU), biases to
-/// zero; scales of normalisations and the sharpness keep their constants.
-pub(super) fn initialise(parameters: &VarMap, seed: u64) -> Result<()> {
-    let mut dice = Dice::new(seed);
-    for (name, var) in named(parameters) {
-        if name.ends_with("bias") {
-            var.set(&var.zeros_like()?)?;
-        } else if var.rank() > 1 {
-            let fan_in = if name.contains("words") { 1 } else { var.elem_count() / var.dim(0)? };
-            let bound = (3.0 / fan_in as f64).sqrt().min(1.0);
-            let values: Vec<f32> =
-                (0..var.elem_count()).map(|_| ((2.0 * dice.uniform() - 1.0) * bound) as f32).collect();
-            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?.to_dtype(DType::F32)?)?;
-        }
-    }
-    Ok(())
 }

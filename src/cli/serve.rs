@@ -5,7 +5,7 @@ use crate::config::ServerConfig;
 use crate::pipeline::Pipeline;
 use crate::server::{self, App};
 use crate::{Error, Result};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,13 +41,19 @@ async fn serve(args: Args) -> Result<()> {
     let facts = pipeline.facts();
     let name = facts.name.clone();
     let app = App::start(args.config, facts, Arc::new(pipeline))?;
-    println!(
+    say(&format!(
         "Limner is listening on http://{address} (model {name}, ready in {:.2} s). Ctrl+C ends it.",
         began.elapsed().as_secs_f64()
-    );
+    ));
     server::serve(listener, app, shutdown()).await;
-    println!("Limner has stopped.");
+    say("Limner has stopped.");
     Ok(())
+}
+
+/// A line on standard output, flushed; a reader that has gone away is no reason to panic, as `println!` would.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {
@@ -69,7 +75,7 @@ fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Error {
 /// Ends with the first Ctrl+C or SIGTERM. The second one ends the program at once.
 async fn shutdown() {
     interrupted().await;
-    println!("Stopping; the picture in the making may be finished. Ctrl+C again ends at once.");
+    say("Stopping; the picture in the making may be finished. Ctrl+C again ends at once.");
     tokio::spawn(async {
         interrupted().await;
         std::process::exit(130);

@@ -1,5 +1,6 @@
 //! Black-box tests, in one binary: linking is slow.
 
+mod browser;
 mod cli;
 mod data;
 mod http;

@@ -88,7 +88,8 @@ fn unknown_words(prompt: &str, known: &Words) -> Option<Notice> {
     }
     let start = if known.knows_any(prompt) { "" } else { "The prompt names nothing that this model knows. " };
     let list = unknown.iter().take(20).map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
-    let listed = if unknown.is_empty() { String::new() } else { format!("Not in its training captions: {list}.") };
+    let listed =
+        if unknown.is_empty() { String::new() } else { format!("Not in the model's training captions: {list}.") };
     Some(Notice::new("unknown_words", format!("{start}{listed}").trim_end()))
 }
 
@@ -118,9 +119,9 @@ mod tests {
     #[test]
     fn a_prompt_that_names_nothing_known_says_so() {
         let message = |prompt| unknown_words(prompt, &known()).unwrap().message;
-        assert_eq!(message("red flux"), "Not in its training captions: \"flux\".");
+        assert_eq!(message("red flux"), "Not in the model's training captions: \"flux\".");
         let nothing = "The prompt names nothing that this model knows.";
-        assert_eq!(message("qwerty"), format!("{nothing} Not in its training captions: \"qwerty\"."));
+        assert_eq!(message("qwerty"), format!("{nothing} Not in the model's training captions: \"qwerty\"."));
         assert_eq!(message("🍎 红"), nothing);
     }
 }

@@ -67,7 +67,7 @@ impl From<Error> for Problem {
         match error {
             Error::Invalid(errors) => {
                 let fields = if errors.len() == 1 { "One field is" } else { "Several fields are" };
-                let detail = format!("{fields} wrong: {}.", Error::Invalid(errors.clone()));
+                let detail = format!("{fields} wrong: {}", Error::Invalid(errors.clone()));
                 Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", detail) }
             }
             Error::Syntax { line, column, .. } => {

@@ -8,13 +8,13 @@ use limner::model::clip::{ClipTextConfig, ClipTextModel};
 use limner::model::unet::{DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use tempfile::TempDir;
 
-static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("tiny");
+/// In a fixed place below target/, because statics are never dropped: a temporary folder would be left behind.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let model = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tiny");
+    let _ = fs::remove_dir_all(&model);
     write_tokenizer(&model.join("tokenizer"));
     write_networks(&model);
     fs::write(model.join("words.txt"), "red\napple\n").unwrap();
@@ -35,12 +35,12 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
             "vae": ["limner", "PatchAutoencoder"],
         }),
     );
-    folder
+    model
 });
 
 /// The folder, called `tiny`.
-pub(crate) fn path() -> std::path::PathBuf {
-    FOLDER.path().join("tiny")
+pub(crate) fn path() -> PathBuf {
+    FOLDER.clone()
 }
 
 fn write_json(path: &Path, value: &Value) {

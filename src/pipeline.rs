@@ -156,6 +156,16 @@ impl Pipeline {
         }
     }
 
+    /// The two heavy parts of drawing `plan`, to be measured one at a time.
+    pub fn parts(&self, plan: &Plan, batch: usize) -> Result<Parts<'_>> {
+        let seeds: Vec<u64> = (0..2 * batch).map(|k| plan.seed_of(k)).collect();
+        let shape = Shape::from([&[2 * batch], &self.latent_shape(plan).dims()[1..]].concat());
+        let latents = SeededNoise::new(plan.noise, &seeds).normal(&shape, DType::F32, &self.device)?;
+        let context = self.text(plan)?.pair.repeat((batch, 1, 1))?;
+        let time = Tensor::full(0.5 * self.model.schedule.steps() as f32, 2 * batch, &self.device)?;
+        Ok(Parts { model: &self.model, latents, context, time, batch })
+    }
+
     fn latent_shape(&self, plan: &Plan) -> Shape {
         let factor = self.model.codec.factor();
         Shape::from((1, self.model.codec.latent_channels(), plan.height / factor, plan.width / factor))
@@ -178,6 +188,30 @@ impl Pipeline {
         let Start::Picture { picture, strength, mask } = &plan.start else { return Ok(None) };
         let latents = self.model.codec.encode(&image::to_tensor(picture, &self.device)?)?;
         Ok(Some(Known { picture, latents, whole: *strength >= 1.0, mask: mask.as_ref() }))
+    }
+}
+
+/// A model with inputs in hand, for `limner bench`.
+pub struct Parts<'a> {
+    model: &'a Model,
+    /// Two for each picture, as guidance needs.
+    latents: Tensor,
+    context: Tensor,
+    time: Tensor,
+    batch: usize,
+}
+
+impl Parts<'_> {
+    /// One guided call of the U-Net: a batch of two for each picture.
+    pub fn call_unet(&self) -> Result<()> {
+        let prediction = self.model.unet.forward(&self.latents, &self.time, &self.context)?;
+        Ok(prediction.device().synchronize()?)
+    }
+
+    /// One latent per picture to pixels.
+    pub fn decode(&self) -> Result<()> {
+        let pictures = self.model.codec.decode(&self.latents.narrow(0, 0, self.batch)?)?;
+        Ok(pictures.device().synchronize()?)
     }
 }
 

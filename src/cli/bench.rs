@@ -1,12 +1,153 @@
-//! `limner bench`.
+//! `limner bench`: the speed of a model on this machine.
 
+use super::model::ModelArgs;
 use crate::Result;
+use crate::pipeline::Pipeline;
+use crate::request::{GenerateRequest, Plan};
+use serde::Serialize;
+use std::time::Instant;
 
 /// Arguments of `limner bench`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Width in pixels [default: the model's]
+    #[arg(long, value_name = "W")]
+    width: Option<String>,
+    /// Height in pixels [default: the model's]
+    #[arg(long, value_name = "H")]
+    height: Option<String>,
+    /// Pictures per measured call
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    batch: u8,
+    /// Sampler steps of the whole picture
+    #[arg(long, value_name = "N", default_value = "20")]
+    steps: String,
+    /// Measurements per figure, of which the median is reported
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+    runs: u8,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
-#[expect(clippy::needless_pass_by_value, reason = "skeleton")]
-pub(super) fn run(_args: Args) -> Result<()> {
+/// Medians over the runs.
+#[derive(Debug, Serialize)]
+struct Figures {
+    model: String,
+    width: usize,
+    height: usize,
+    batch: usize,
+    steps: usize,
+    threads: usize,
+    /// One guided call of the U-Net: a batch of 2 for each picture.
+    unet_call_seconds: f64,
+    /// One step of the sampler, guidance included.
+    step_seconds: f64,
+    /// Latents to pixels.
+    decode_seconds: f64,
+    /// Prompt to PNG bytes, one picture.
+    picture_seconds: f64,
+    /// The most memory this process has used.
+    peak_rss_bytes: u64,
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "every subcommand takes its arguments whole")]
+pub(super) fn run(args: Args) -> Result<()> {
+    let pipeline = Pipeline::load(&args.model.folder()?, &args.model.device()?)?;
+    let request = GenerateRequest {
+        prompt: Some("red apple".into()),
+        seed: Some("0".into()),
+        steps: Some(args.steps.clone()),
+        guidance: Some("5".into()),
+        width: args.width.clone(),
+        height: args.height.clone(),
+        ..Default::default()
+    };
+    let plan = Plan::new(&request, &pipeline.facts())?;
+    let figures = measure(&pipeline, &plan, usize::from(args.batch), usize::from(args.runs))?;
+    match args.json {
+        true => println!("{}", serde_json::json!(figures)),
+        false => print(&figures),
+    }
     Ok(())
+}
+
+fn measure(pipeline: &Pipeline, plan: &Plan, batch: usize, runs: usize) -> Result<Figures> {
+    let parts = pipeline.parts(plan, batch)?;
+    let mut steps = Vec::new();
+    let picture_seconds = median(runs, || draw(pipeline, plan, &mut steps))?;
+    Ok(Figures {
+        model: pipeline.facts().name,
+        width: plan.width,
+        height: plan.height,
+        batch,
+        steps: plan.steps,
+        threads: rayon::current_num_threads(),
+        unet_call_seconds: median(runs, || parts.call_unet())?,
+        step_seconds: middle(&mut steps),
+        decode_seconds: median(runs, || parts.decode())?,
+        picture_seconds,
+        peak_rss_bytes: peak_memory(),
+    })
+}
+
+/// A whole picture; notes how long each step but the first took.
+fn draw(pipeline: &Pipeline, plan: &Plan, steps: &mut Vec<f64>) -> Result<()> {
+    let mut last: Option<Instant> = None;
+    let pictures = pipeline.generate(plan, &mut |_| {
+        let now = Instant::now();
+        steps.extend(last.replace(now).map(|before| (now - before).as_secs_f64()));
+        Ok(())
+    })?;
+    pictures.iter().try_for_each(|picture| picture.to_png().map(drop))
+}
+
+/// The median time of `runs` calls, after one to warm up.
+fn median(runs: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    work()?;
+    let timed = |_| {
+        let began = Instant::now();
+        work().map(|()| began.elapsed().as_secs_f64())
+    };
+    Ok(middle(&mut (0..runs).map(timed).collect::<Result<Vec<_>>>()?))
+}
+
+fn middle(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// From the kernel's books; 0 where there are none.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+fn print(figures: &Figures) {
+    let Figures { model, width, height, batch, steps, threads, .. } = figures;
+    println!("{model}, {width} x {height}, batch {batch}, {steps} steps, {threads} threads");
+    for (name, seconds) in [
+        ("U-Net call, guided", figures.unet_call_seconds),
+        ("step", figures.step_seconds),
+        ("decode", figures.decode_seconds),
+        ("picture", figures.picture_seconds),
+    ] {
+        println!("{name:20} {:9.2} ms", seconds * 1e3);
+    }
+    println!("{:20} {:9.1} MiB", "peak memory", figures.peak_rss_bytes as f64 / f64::from(1 << 20));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(middle(&mut [3.0, 1.0, 2.0]), 2.0);
+        assert!(middle(&mut []).is_nan());
+        assert!(peak_memory() > 1 << 20);
+    }
 }

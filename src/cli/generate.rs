@@ -1,12 +1,206 @@
-//! `limner generate`.
+//! `limner generate`: a prompt to PNG files.
 
-use crate::Result;
+use super::model::ModelArgs;
+use super::printable;
+use crate::error::{Error, FieldError, Result};
+use crate::image;
+use crate::pipeline::{Notice, Picture, Pipeline, Progress};
+use crate::request::{GenerateRequest, Plan};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-/// Arguments of `limner generate`.
+/// Arguments of `limner generate`. Numbers stay text until they are checked together with everything else.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// What to draw; "" draws without a prompt
+    #[arg(allow_hyphen_values = true)]
+    prompt: String,
+    /// What not to draw
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    negative_prompt: Option<String>,
+    /// Where the PNG goes; with --count 2, apple.png becomes apple-1.png and apple-2.png
+    #[arg(long, short, value_name = "FILE", default_value = "limner.png")]
+    output: PathBuf,
+    /// Number of pictures, with seeds that count up [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    count: Option<String>,
+    /// Seed of the first picture [default: random]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    seed: Option<String>,
+    /// Sampler steps [default: 20]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    steps: Option<String>,
+    /// How closely to follow the prompt; 1 turns guidance off [default: the model's]
+    #[arg(long, value_name = "G", allow_hyphen_values = true)]
+    guidance: Option<String>,
+    /// Share of guidance rescaling, 0 to 1 [default: 0]
+    #[arg(long, value_name = "R", allow_hyphen_values = true)]
+    guidance_rescale: Option<String>,
+    /// ddpm, ddim, euler, heun, euler_a or dpmpp_2m [default: dpmpp_2m]
+    #[arg(long, value_name = "NAME")]
+    sampler: Option<String>,
+    /// How noise levels are spaced: trailing, leading, linspace, karras, exponential, sgm_uniform, simple, normal, beta
+    /// or align_your_steps [default: trailing]
+    #[arg(long, value_name = "NAME")]
+    schedule: Option<String>,
+    /// Width in pixels [default: the model's]
+    #[arg(long, value_name = "W", allow_hyphen_values = true)]
+    width: Option<String>,
+    /// Height in pixels [default: the model's]
+    #[arg(long, value_name = "H", allow_hyphen_values = true)]
+    height: Option<String>,
+    /// A picture to start from (PNG, JPEG or WebP); scaled and cropped to width x height
+    #[arg(long, value_name = "FILE")]
+    init_image: Option<PathBuf>,
+    /// A mask as large as that picture: white is repainted, the rest stays as it is
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// How much of the picture is redrawn, up to 1 [default: 0.75, with a mask 1]
+    #[arg(long, value_name = "S", allow_hyphen_values = true)]
+    strength: Option<String>,
+    /// Noise generator: philox or torch-cpu [default: philox]
+    #[arg(long, value_name = "NAME")]
+    noise: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print what was drawn as JSON
+    #[arg(long)]
+    json: bool,
+}
 
-#[expect(clippy::needless_pass_by_value, reason = "skeleton")]
-pub(super) fn run(_args: Args) -> Result<()> {
+pub(super) fn run(args: &Args) -> Result<()> {
+    let began = Instant::now();
+    let request = request(args)?;
+    check_output(&args.output)?;
+    let pipeline = Pipeline::load(&args.model.folder()?, &args.model.device()?)?;
+    let plan = Plan::new(&request, &pipeline.facts())?;
+    let loaded = began.elapsed();
+    let pictures = draw(&pipeline, &plan)?;
+    let files = save(&pictures, &args.output)?;
+    let notices = pipeline.notices(&plan)?;
+    match args.json {
+        true => print_json(&pictures, &files, &notices, loaded, began.elapsed()),
+        false => print_text(&pictures, &files, &notices, began.elapsed()),
+    }
     Ok(())
+}
+
+fn request(args: &Args) -> Result<GenerateRequest> {
+    Ok(GenerateRequest {
+        prompt: Some(args.prompt.clone()),
+        negative_prompt: args.negative_prompt.clone(),
+        steps: args.steps.clone(),
+        guidance: args.guidance.clone(),
+        guidance_rescale: args.guidance_rescale.clone(),
+        sampler: args.sampler.clone(),
+        schedule: args.schedule.clone(),
+        seed: args.seed.clone(),
+        count: args.count.clone(),
+        width: args.width.clone(),
+        height: args.height.clone(),
+        strength: args.strength.clone(),
+        noise: args.noise.clone(),
+        image: args.init_image.as_deref().map(|path| read_file("init-image", path)).transpose()?,
+        mask: args.mask.as_deref().map(|path| read_file("mask", path)).transpose()?,
+        problems: Vec::new(),
+    })
+}
+
+/// The bytes of a picture file; refuses what is no regular file before it can block on it.
+fn read_file(flag: &str, path: &Path) -> Result<Vec<u8>> {
+    /// As large as a request to the server may be, and far larger than any picture that would be decoded.
+    const MOST: u64 = 256 << 20;
+    let wrong =
+        |message: String| Error::invalid(FieldError::new(flag, "unreadable", format!("{}: {message}", path.display())));
+    let about = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
+    match (about.is_file(), about.len()) {
+        (false, _) => Err(wrong("is not a regular file".into())),
+        (_, MOST..) => Err(wrong(format!("has {} bytes; at most {MOST} are read", about.len()))),
+        _ => std::fs::read(path).map_err(|error| wrong(error.to_string())),
+    }
+}
+
+/// Better to hear of a missing folder before the picture is drawn than after.
+fn check_output(output: &Path) -> Result<()> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wrong = |message: String| Err(Error::invalid(FieldError::new("output", "unwritable", message)));
+    if output.is_dir() || output.file_name().is_none() {
+        return wrong(format!("{} is a folder; name a file", output.display()));
+    }
+    if folder.is_dir() { Ok(()) } else { wrong(format!("there is no folder {}", folder.display())) }
+}
+
+fn draw(pipeline: &Pipeline, plan: &Plan) -> Result<Vec<Picture>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let on_signal = stop.clone();
+    // Fails only when another handler is set already; then Ctrl+C simply ends the program.
+    let _ = ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed));
+    let bar = progress_bar(plan);
+    let pictures = pipeline.generate(plan, &mut |progress: Progress| {
+        bar.set_position(progress.overall().0 as u64);
+        if stop.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    });
+    bar.finish_and_clear();
+    pictures
+}
+
+/// Shown on a terminal only: indicatif hides it elsewhere.
+fn progress_bar(plan: &Plan) -> ProgressBar {
+    let bar = ProgressBar::new((plan.steps * plan.count) as u64);
+    match ProgressStyle::with_template("{bar:40} step {pos}/{len}, {eta} left") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn save(pictures: &[Picture], output: &Path) -> Result<Vec<PathBuf>> {
+    let one = |(k, picture): (usize, &Picture)| {
+        let path = if pictures.len() == 1 { output.to_owned() } else { numbered(output, k + 1) };
+        image::write_file(&path, &picture.to_png()?)?;
+        Ok(path)
+    };
+    pictures.iter().enumerate().map(one).collect()
+}
+
+/// apple.png to apple-2.png.
+fn numbered(path: &Path, k: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match path.extension() {
+        Some(extension) => path.with_file_name(format!("{stem}-{k}.{}", extension.to_string_lossy())),
+        None => path.with_file_name(format!("{stem}-{k}")),
+    }
+}
+
+fn print_text(pictures: &[Picture], files: &[PathBuf], notices: &[Notice], took: Duration) {
+    for notice in notices {
+        eprintln!("note: {}", printable(&notice.message));
+    }
+    for (picture, file) in pictures.iter().zip(files) {
+        println!("{} (seed {})", printable(&file.display().to_string()), picture.receipt.seed);
+    }
+    eprintln!("{:.2} s", took.as_secs_f64());
+}
+
+fn print_json(pictures: &[Picture], files: &[PathBuf], notices: &[Notice], loaded: Duration, took: Duration) {
+    let pictures: Vec<_> = pictures
+        .iter()
+        .zip(files)
+        .map(|(picture, file)| serde_json::json!({ "file": file, "receipt": picture.receipt }))
+        .collect();
+    let timings = serde_json::json!({ "load_seconds": loaded.as_secs_f64(), "total_seconds": took.as_secs_f64() });
+    println!("{:#}", serde_json::json!({ "pictures": pictures, "notices": notices, "timings": timings }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_numbered_before_the_extension() {
+        assert_eq!(numbered(Path::new("a/b.c.png"), 2), Path::new("a/b.c-2.png"));
+        assert_eq!(numbered(Path::new("apple"), 1), Path::new("apple-1"));
+    }
 }

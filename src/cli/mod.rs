@@ -6,6 +6,7 @@ mod bench;
 mod data;
 mod evaluate;
 mod generate;
+mod model;
 mod serve;
 mod train;
 
@@ -24,7 +25,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Draw a picture from a prompt
-    Generate(generate::Args),
+    Generate(Box<generate::Args>),
     /// Serve the page and the JSON API
     Serve(serve::Args),
     /// Build a training set
@@ -42,15 +43,38 @@ pub fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("limner: {error}");
+            report(&error);
             exit_code(&error)
         }
     }
 }
 
+/// One line per wrong field, so that all of them can be put right at once.
+fn report(error: &Error) {
+    match error {
+        Error::Invalid(errors) => {
+            for error in errors {
+                eprintln!("limner: --{} {}", flag(&error.field).replace('_', "-"), printable(&error.message));
+            }
+        }
+        error => eprintln!("limner: {}", printable(&error.to_string())),
+    }
+}
+
+/// The field `image` is called `--init-image` here.
+fn flag(field: &str) -> &str {
+    if field == "image" { "init-image" } else { field }
+}
+
+/// Text with control characters escaped: a prompt or file name must not move a terminal's cursor or change its colours.
+fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Generate(args) => generate::run(args),
+        Command::Generate(args) => generate::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Data(args) => data::run(args),
         Command::Train(args) => train::run(args),
@@ -61,7 +85,7 @@ fn run(command: Command) -> Result<()> {
 
 fn exit_code(error: &Error) -> ExitCode {
     ExitCode::from(match error {
-        Error::Invalid(_) | Error::Model { .. } | Error::Training(_) => 2,
+        Error::Invalid(_) | Error::Syntax { .. } | Error::Model { .. } | Error::Training(_) => 2,
         Error::Cancelled => 130,
         _ => 1,
     })

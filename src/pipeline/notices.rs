@@ -40,7 +40,8 @@ impl Words {
     /// are the articles and prepositions that people put between the words they mean.
     fn unknown(&self, text: &str) -> Vec<String> {
         let mut seen = HashSet::new();
-        words(text).filter(|word| word.chars().count() > 2 && !SMALL_WORDS.contains(&word.as_str()))
+        words(text)
+            .filter(|word| word.chars().count() > 2 && !SMALL_WORDS.contains(&word.as_str()))
             .filter(|word| !self.0.contains(word) && seen.insert(word.clone()))
             .collect()
     }
@@ -65,7 +66,8 @@ pub(super) fn of(plan: &Plan, facts: &Facts, tokenizer: &Tokenizer, known: Optio
     notices.extend(known.and_then(|known| unknown_words(&plan.prompt, known)));
     for (name, text) in [("prompt", &plan.prompt), ("negative prompt", &plan.negative_prompt)] {
         if let Some(dropped) = tokenizer.encode(text)?.dropped {
-            let message = format!("The {name} is longer than the model reads; this was cut off: \"{}\"", shortened(&dropped));
+            let message =
+                format!("The {name} is longer than the model reads; this was cut off: \"{}\"", shortened(&dropped));
             notices.push(Notice::new("prompt_cut", message));
         }
     }
@@ -86,7 +88,8 @@ fn unknown_words(prompt: &str, known: &Words) -> Option<Notice> {
     }
     let start = if known.knows_any(prompt) { "" } else { "The prompt names nothing that this model knows. " };
     let list = unknown.iter().take(20).map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
-    let listed = if unknown.is_empty() { String::new() } else { format!("Not in its training captions: {list}.") };
+    let listed =
+        if unknown.is_empty() { String::new() } else { format!("Not in the model's training captions: {list}.") };
     Some(Notice::new("unknown_words", format!("{start}{listed}").trim_end()))
 }
 
@@ -116,9 +119,9 @@ mod tests {
     #[test]
     fn a_prompt_that_names_nothing_known_says_so() {
         let message = |prompt| unknown_words(prompt, &known()).unwrap().message;
-        assert_eq!(message("red flux"), "Not in its training captions: \"flux\".");
+        assert_eq!(message("red flux"), "Not in the model's training captions: \"flux\".");
         let nothing = "The prompt names nothing that this model knows.";
-        assert_eq!(message("qwerty"), format!("{nothing} Not in its training captions: \"qwerty\"."));
+        assert_eq!(message("qwerty"), format!("{nothing} Not in the model's training captions: \"qwerty\"."));
         assert_eq!(message("🍎 红"), nothing);
     }
 }

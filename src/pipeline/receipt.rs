@@ -16,7 +16,7 @@ pub struct Receipt {
     pub version: &'static str,
     /// The model's name.
     pub model: String,
-    /// SHA-256 of the model's weights.
+    /// The first ten digits of a SHA-256 over the model's weights.
     pub model_hash: String,
     /// The prompt.
     pub prompt: String,
@@ -85,7 +85,8 @@ impl Receipt {
         if !self.negative_prompt.is_empty() {
             lines.push(format!("Negative prompt: {}", self.negative_prompt));
         }
-        let settings: Vec<String> = self.settings().into_iter().map(|(key, value)| format!("{key}: {}", quoted(&value))).collect();
+        let settings: Vec<String> =
+            self.settings().into_iter().map(|(key, value)| format!("{key}: {}", quoted(&value))).collect();
         lines.push(settings.join(", "));
         lines.join("\n")
     }
@@ -98,7 +99,7 @@ impl Receipt {
             ("CFG scale", self.guidance.to_string()),
             ("Seed", self.seed.to_string()),
             ("Size", format!("{}x{}", self.width, self.height)),
-            ("Model hash", self.model_hash.chars().take(10).collect()),
+            ("Model hash", self.model_hash.clone()),
             ("Model", self.model.clone()),
         ];
         pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
@@ -148,7 +149,7 @@ mod tests {
         let mut receipt = Receipt {
             version: "0.1.0",
             model: "icons".into(),
-            model_hash: "0123456789abcdef".into(),
+            model_hash: "0123456789".into(),
             prompt: "red apple, \"shiny\"".into(),
             negative_prompt: String::new(),
             sampler: Sampler::default(),

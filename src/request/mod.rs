@@ -128,9 +128,27 @@ impl GenerateRequest {
     }
 }
 
-/// The field whose name is nearest to `name`, for "did you mean".
+/// What other programs call our fields.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("cfg", "guidance"),
+    ("cfg_scale", "guidance"),
+    ("guidance_scale", "guidance"),
+    ("num_inference_steps", "steps"),
+    ("sampler_name", "sampler"),
+    ("scheduler", "schedule"),
+    ("n", "count"),
+    ("batch_size", "count"),
+    ("num_images", "count"),
+    ("init_image", "image"),
+    ("mask_image", "mask"),
+    ("denoising_strength", "strength"),
+];
+
+/// The field that was probably meant, for "did you mean": by its name elsewhere, else by its spelling.
 fn nearest_field(name: &str) -> &'static str {
-    FIELDS.into_iter().min_by_key(|field| edit_distance(name, field)).unwrap_or(FIELDS[0])
+    let elsewhere = ELSEWHERE.into_iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| ours);
+    let by_spelling = || FIELDS.into_iter().min_by_key(|field| edit_distance(name, field));
+    elsewhere.or_else(by_spelling).unwrap_or(FIELDS[0])
 }
 
 /// Levenshtein's distance, one row at a time. Names are cut at 64 characters: no field is nearly as long.
@@ -161,7 +179,12 @@ mod tests {
 
     #[test]
     fn the_nearest_field_is_named() {
-        for (typed, meant) in [("step", "steps"), ("cfg_guidance", "guidance"), ("negativePrompt", "negative_prompt")] {
+        for (typed, meant) in [
+            ("step", "steps"),
+            ("guidance_scale", "guidance"),
+            ("cfg", "guidance"),
+            ("negativePrompt", "negative_prompt"),
+        ] {
             assert_eq!(nearest_field(typed), meant);
         }
         assert_eq!(edit_distance("kitten", "sitting"), 3);

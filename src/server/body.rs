@@ -18,7 +18,10 @@ const MAX_PARTS: usize = 32;
 /// The body of a JSON request.
 pub(super) async fn json(app: &App, request: Request) -> Result<Bytes, Problem> {
     check_head(app, request.headers(), |kind| kind == "application/json" || kind.ends_with("+json"))?;
-    in_time(async { Bytes::from_request(request, &()).await.map_err(|refused| refusal(refused.status(), refused.body_text())) }).await
+    in_time(async {
+        Bytes::from_request(request, &()).await.map_err(|refused| refusal(refused.status(), refused.body_text()))
+    })
+    .await
 }
 
 /// The fields of our form. Fields that the form does not have are passed over.
@@ -35,7 +38,7 @@ pub(super) async fn form(app: &App, request: Request) -> Result<GenerateRequest,
 async fn read_parts(mut parts: Multipart) -> Result<GenerateRequest, Problem> {
     let mut form = GenerateRequest::default();
     for _ in 0..MAX_PARTS {
-        match parts.next_field().await.map_err(refused_part)? {
+        match parts.next_field().await.map_err(|error| refused_part(&error))? {
             Some(part) => read_part(part, &mut form).await?,
             None => return Ok(form),
         }
@@ -46,7 +49,7 @@ async fn read_parts(mut parts: Multipart) -> Result<GenerateRequest, Problem> {
 
 async fn read_part(part: Field<'_>, form: &mut GenerateRequest) -> Result<(), Problem> {
     let name = part.name().unwrap_or_default().to_owned();
-    let bytes = part.bytes().await.map_err(refused_part)?;
+    let bytes = part.bytes().await.map_err(|error| refused_part(&error))?;
     if form.set_file(&name, bytes.to_vec()) {
         return Ok(());
     }
@@ -54,7 +57,11 @@ async fn read_part(part: Field<'_>, form: &mut GenerateRequest) -> Result<(), Pr
         Ok(text) => {
             form.set_text(&name, text);
         }
-        Err(_) => form.problems.push(FieldError::new(name.chars().take(60).collect::<String>(), "not_text", "is not UTF-8 text")),
+        Err(_) => form.problems.push(FieldError::new(
+            name.chars().take(60).collect::<String>(),
+            "not_text",
+            "is not UTF-8 text",
+        )),
     }
     Ok(())
 }
@@ -80,14 +87,22 @@ async fn in_time<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T,
     tokio::time::timeout(BODY_TIME, work).await.unwrap_or_else(|_| Err(late()))
 }
 
-fn refused_part(error: MultipartError) -> Problem {
+fn refused_part(error: &MultipartError) -> Problem {
     refusal(error.status(), error.body_text())
 }
 
 fn refusal(status: StatusCode, detail: String) -> Problem {
-    if status == StatusCode::PAYLOAD_TOO_LARGE { too_large() } else { Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail) }
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        too_large()
+    } else {
+        Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail)
+    }
 }
 
 fn too_large() -> Problem {
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is larger than this server takes; see --max-body-mib.")
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        "The body is larger than this server takes; see --max-body-mib.",
+    )
 }

@@ -70,14 +70,14 @@ impl Page<'_> {
     }
 
     /// What was typed, else the model's default.
-    fn or(&self, field: &str, default: impl ToString) -> String {
+    fn or(&self, field: &str, default: &impl ToString) -> String {
         match self.form.text(field) {
             "" => default.to_string(),
             typed => typed.to_owned(),
         }
     }
 
-    fn chosen(&self, field: &str, name: &str, default: impl ToString) -> bool {
+    fn chosen(&self, field: &str, name: &str, default: &impl ToString) -> bool {
         self.or(field, default) == name
     }
 
@@ -87,7 +87,9 @@ impl Page<'_> {
 
     /// Errors of fields that the form does not show.
     fn other_errors(&self) -> Vec<&FieldError> {
-        let shown = |field: &str| SETTINGS.contains(&field) || ["prompt", "seed", "count", "image", "mask", "strength"].contains(&field);
+        let shown = |field: &str| {
+            SETTINGS.contains(&field) || ["prompt", "seed", "count", "image", "mask", "strength"].contains(&field)
+        };
         self.errors.iter().filter(|error| !shown(&error.field)).collect()
     }
 
@@ -115,27 +117,27 @@ pub(super) async fn show(State(app): State<App>, Query(query): Query<Vec<(String
 pub(super) async fn submit(State(app): State<App>, request: Request) -> Response {
     let form = match body::form(&app, request).await {
         Ok(form) => form,
-        Err(problem) => return wrong(&app, &GenerateRequest::default(), problem),
+        Err(problem) => return wrong(&app, &GenerateRequest::default(), &problem),
     };
     match app.draw(form.clone()).await {
         Ok((drawing, files)) => {
             let shown = Some(shown(drawing, &files));
             render(StatusCode::OK, &Page { form: &form, facts: app.facts(), errors: &[], banner: None, shown })
         }
-        Err(error) => wrong(&app, &form, error.into()),
+        Err(error) => wrong(&app, &form, &error.into()),
     }
 }
 
 /// The form again, with messages beside the fields and the status the API would give.
-fn wrong(app: &App, form: &GenerateRequest, problem: Problem) -> Response {
-    let whole = match problem.status() {
+fn wrong(app: &App, form: &GenerateRequest, problem: &Problem) -> Response {
+    let whole = match problem.status {
         StatusCode::UNPROCESSABLE_ENTITY => "Nothing was drawn: please look at the marked fields.".to_owned(),
         StatusCode::TOO_MANY_REQUESTS => format!("This machine is busy drawing for others. {}", problem.detail),
-        StatusCode::INTERNAL_SERVER_ERROR => format!("{} (number {} in the log)", problem.detail, problem.request_id),
+        StatusCode::INTERNAL_SERVER_ERROR => format!("{} (number {} in the log)", problem.detail, problem.request_id()),
         _ => problem.detail.clone(),
     };
     let page = Page { form, facts: app.facts(), errors: &problem.errors, banner: Some(&whole), shown: None };
-    let mut response = render(problem.status(), &page);
+    let mut response = render(problem.status, &page);
     if let Some(seconds) = problem.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -145,7 +147,9 @@ fn wrong(app: &App, form: &GenerateRequest, problem: Problem) -> Response {
 fn render(status: StatusCode, page: &Page<'_>) -> Response {
     match page.render() {
         Ok(html) => (status, [(header::CACHE_CONTROL, "no-store")], Html(html)).into_response(),
-        Err(error) => Problem::from(crate::Error::Server(format!("the page could not be made: {error}"))).into_response(),
+        Err(error) => {
+            Problem::from(crate::Error::Server(format!("the page could not be made: {error}"))).into_response()
+        }
     }
 }
 
@@ -182,7 +186,9 @@ mod tests {
 
     #[test]
     fn file_names_are_plain() {
-        for (prompt, expected) in [("Red apple!", "red-apple"), ("../../etc/passwd", "etc-passwd"), ("", "limner"), ("🍎", "limner")] {
+        for (prompt, expected) in
+            [("Red apple!", "red-apple"), ("../../etc/passwd", "etc-passwd"), ("", "limner"), ("🍎", "limner")]
+        {
             assert_eq!(slug(prompt), expected);
         }
     }

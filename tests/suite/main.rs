@@ -1,3 +1,9 @@
 //! Black-box tests, in one binary: linking is slow.
 
+mod browser;
+mod cli;
 mod data;
+mod http;
+mod images;
+mod pipeline;
+mod tiny_model;

@@ -1,0 +1,150 @@
+//! Laws of the pipeline, on a model with random weights.
+
+use crate::tiny_model;
+use candle_core::Device;
+use limner::Error;
+use limner::image::{RgbImage, encode_png, read_png_text};
+use limner::pipeline::{Picture, Pipeline};
+use limner::request::{GenerateRequest, Plan};
+use std::sync::LazyLock;
+
+static PIPELINE: LazyLock<Pipeline> = LazyLock::new(|| Pipeline::load(&tiny_model::path(), &Device::Cpu).unwrap());
+
+fn request(set: &[(&str, &str)]) -> GenerateRequest {
+    let mut request = GenerateRequest { prompt: Some("red apple".into()), ..Default::default() };
+    for (field, value) in [("steps", "4"), ("seed", "7")].iter().chain(set) {
+        assert!(request.set_text(field, (*value).into()), "{field}");
+    }
+    request
+}
+
+fn draw(request: &GenerateRequest) -> Vec<Picture> {
+    let plan = Plan::new(request, &PIPELINE.facts()).unwrap();
+    PIPELINE.generate(&plan, &mut |_| Ok(())).unwrap()
+}
+
+fn pixels(set: &[(&str, &str)]) -> RgbImage {
+    draw(&request(set)).remove(0).pixels
+}
+
+fn photograph(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 8) as u8, (y * 8) as u8, (x * y) as u8]))
+}
+
+fn png(picture: &RgbImage) -> Vec<u8> {
+    encode_png(picture, &[]).unwrap()
+}
+
+/// White in the right half.
+fn half_mask() -> RgbImage {
+    RgbImage::from_fn(32, 32, |x, _| image::Rgb([if x < 16 { 0 } else { 255 }; 3]))
+}
+
+#[test]
+fn a_picture_is_the_same_file_alone_and_in_company() {
+    let together = draw(&request(&[("count", "3")]));
+    let files: Vec<_> = together.iter().map(|picture| picture.to_png().unwrap()).collect();
+    for (k, seed) in ["7", "8", "9"].into_iter().enumerate() {
+        assert_eq!(draw(&request(&[("seed", seed)]))[0].to_png().unwrap(), files[k]);
+    }
+    assert_ne!(together[0].pixels, together[1].pixels);
+}
+
+#[test]
+fn every_part_of_a_request_matters() {
+    let plain = pixels(&[]);
+    assert_eq!(plain.dimensions(), (32, 32));
+    for (field, value) in [
+        ("prompt", "blue"),
+        ("negative_prompt", "blue"),
+        ("steps", "5"),
+        ("guidance", "1"),
+        ("guidance_rescale", "0.7"),
+        ("sampler", "euler"),
+        ("schedule", "karras"),
+        ("seed", "8"),
+        ("noise", "torch-cpu"),
+        ("width", "48"),
+    ] {
+        assert_ne!(pixels(&[(field, value)]), plain, "{field}");
+    }
+}
+
+#[test]
+fn every_sampler_takes_one_step_and_several() {
+    for sampler in limner::diffusion::sampler::Sampler::names() {
+        for steps in ["1", "2", "7"] {
+            assert_eq!(pixels(&[("sampler", sampler), ("steps", steps)]).dimensions(), (32, 32), "{sampler} {steps}");
+        }
+    }
+}
+
+#[test]
+fn pixels_outside_the_mask_come_back_bit_for_bit() {
+    let original = photograph(32, 32);
+    let mut masked = request(&[]);
+    (masked.image, masked.mask) = (Some(png(&original)), Some(png(&half_mask())));
+    let drawn = draw(&masked).remove(0);
+    let changed = |x: u32| (0..32).filter(|y| drawn.pixels.get_pixel(x, *y) != original.get_pixel(x, *y)).count();
+    assert!((0..16).all(|x| changed(x) == 0));
+    assert!((16..32).all(|x| changed(x) > 0));
+    assert!(drawn.receipt.masked && drawn.receipt.strength == Some(1.0));
+}
+
+#[test]
+fn strength_one_forgets_the_picture_and_a_small_one_does_not() {
+    let with = |strength| {
+        let picture = request(&[("strength", strength), ("steps", "10")]);
+        draw(&GenerateRequest { image: Some(png(&photograph(32, 32))), ..picture }).remove(0).pixels
+    };
+    assert_eq!(with("1"), pixels(&[("steps", "10")]));
+    assert_ne!(with("0.5"), with("1"));
+    // One step of ten: the autoencoder's picture of it, nearly.
+    assert_ne!(with("0.01"), with("0.5"));
+}
+
+#[test]
+fn a_stop_is_heard_at_the_next_step() {
+    let plan = Plan::new(&request(&[("count", "2"), ("steps", "6")]), &PIPELINE.facts()).unwrap();
+    let mut heard = Vec::new();
+    let outcome = PIPELINE.generate(&plan, &mut |progress| {
+        heard.push(progress.overall());
+        if heard.len() == 8 { Err(Error::Cancelled) } else { Ok(()) }
+    });
+    assert!(matches!(outcome, Err(Error::Cancelled)));
+    assert_eq!(heard, (1..=8).map(|done| (done, 12)).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_file_says_how_it_was_drawn() {
+    let file = draw(&request(&[("negative_prompt", "blue"), ("guidance", "7.50")])).remove(0).to_png().unwrap();
+    let parameters = read_png_text(&file, "parameters").unwrap();
+    let start = "red apple\nNegative prompt: blue\nSteps: 4, Sampler: DPM++ 2M, Schedule type: Trailing, CFG scale: 7.5, Seed: 7, Size: 32x32, Model hash: ";
+    assert!(parameters.starts_with(start), "{parameters}");
+    let receipt: serde_json::Value = serde_json::from_str(&read_png_text(&file, "limner").unwrap()).unwrap();
+    assert_eq!((receipt["model"].as_str(), receipt["seed"].as_u64()), (Some("tiny"), Some(7)));
+}
+
+#[test]
+fn what_was_cut_and_what_is_unknown_is_said() {
+    let codes = |set: &[(&str, &str)]| {
+        let plan = Plan::new(&request(set), &PIPELINE.facts()).unwrap();
+        PIPELINE.notices(&plan).unwrap().into_iter().map(|notice| (notice.code, notice.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&[]), []);
+    assert_eq!(codes(&[("prompt", "")])[0].0, "no_prompt");
+    assert_eq!(codes(&[("width", "48")])[0].0, "unusual_size");
+    let cut = codes(&[("prompt", "red apple red apple red apple")]);
+    assert!(cut[0].0 == "prompt_cut" && cut[0].1.ends_with("apple\""), "{cut:?}");
+    let unknown = codes(&[("prompt", "zebra")]);
+    assert!(unknown[0].0 == "unknown_words" && unknown[0].1.contains("\"zebra\""), "{unknown:?}");
+}
+
+#[test]
+fn a_folder_that_is_no_model_is_named() {
+    let empty = tempfile::tempdir().unwrap();
+    match Pipeline::load(empty.path(), &Device::Cpu) {
+        Err(Error::Model { path, .. }) => assert!(path.starts_with(empty.path())),
+        _ => panic!("an empty folder is no model"),
+    }
+}

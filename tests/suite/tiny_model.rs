@@ -1,0 +1,119 @@
+//! A model folder with random weights, a few hundred kilobytes, made once per test run: it draws coloured noise, but by
+//! the same road as a real one. 32 x 32 pixels, 16 tokens, latents of 4 x 4.
+
+use candle_core::{DType, Device};
+use candle_nn::{VarBuilder, VarMap};
+use limner::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
+use limner::model::clip::{ClipTextConfig, ClipTextModel};
+use limner::model::unet::{DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+/// In a fixed place below target/, because statics are never dropped: a temporary folder would be left behind.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let model = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tiny");
+    let _ = fs::remove_dir_all(&model);
+    write_tokenizer(&model.join("tokenizer"));
+    write_networks(&model);
+    fs::write(model.join("words.txt"), "red\napple\n").unwrap();
+    write_json(
+        &model.join("scheduler/scheduler_config.json"),
+        &json!({
+            "_class_name": "DPMSolverMultistepScheduler", "beta_start": 0.0001, "beta_end": 0.02,
+            "beta_schedule": "linear", "num_train_timesteps": 1000, "prediction_type": "epsilon",
+            "timestep_spacing": "trailing",
+        }),
+    );
+    write_json(
+        &model.join("model_index.json"),
+        &json!({
+            "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0",
+            "scheduler": ["diffusers", "DPMSolverMultistepScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["limner", "PatchAutoencoder"],
+        }),
+    );
+    model
+});
+
+/// The folder, called `tiny`.
+pub(crate) fn path() -> PathBuf {
+    FOLDER.clone()
+}
+
+fn write_json(path: &Path, value: &Value) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, value.to_string()).unwrap();
+}
+
+/// Every printable ASCII character by itself, alone and at a word's end, and one merge.
+fn write_tokenizer(folder: &Path) {
+    let letters = ('!'..='~').map(String::from);
+    let ends = ('!'..='~').map(|c| format!("{c}</w>"));
+    let special = ["re".into(), "<|startoftext|>".into(), "<|endoftext|>".into()];
+    let vocabulary: serde_json::Map<String, Value> =
+        letters.chain(ends).chain(special).enumerate().map(|(id, token)| (token, json!(id))).collect();
+    write_json(&folder.join("vocab.json"), &Value::Object(vocabulary));
+    fs::write(folder.join("merges.txt"), "#version: 0.2\nr e\n").unwrap();
+    write_json(
+        &folder.join("tokenizer_config.json"),
+        &json!({ "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+                 "model_max_length": 16, "tokenizer_class": "CLIPTokenizer" }),
+    );
+    write_json(
+        &folder.join("special_tokens_map.json"),
+        &json!({ "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>" }),
+    );
+}
+
+fn write_networks(model: &Path) {
+    let text = json!({
+        "vocab_size": 191, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 16, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "architectures": ["CLIPTextModel"],
+    });
+    let config: ClipTextConfig = serde_json::from_value(text.clone()).unwrap();
+    write_network(&model.join("text_encoder"), "model", &text, |vb| drop(ClipTextModel::new(&config, vb).unwrap()));
+
+    let config = UNetConfig {
+        sample_size: 4,
+        in_channels: 4,
+        out_channels: 4,
+        down_block_types: vec![DownBlockType::CrossAttention, DownBlockType::Plain],
+        up_block_types: vec![UpBlockType::Plain, UpBlockType::CrossAttention],
+        block_out_channels: vec![32, 32],
+        layers_per_block: 1,
+        norm_num_groups: 8,
+        cross_attention_dim: 32,
+        attention_head_dim: PerBlock::All(4),
+        ..UNetConfig::default()
+    };
+    let value = serde_json::to_value(&config).unwrap();
+    write_network(&model.join("unet"), "diffusion_pytorch_model", &value, |vb| {
+        drop(UNet2DConditionModel::new(&config, vb).unwrap());
+    });
+
+    let config = PatchAutoencoderConfig {
+        block_out_channels: [16, 32],
+        encoder_blocks: [1, 1],
+        decoder_blocks: [1, 1],
+        latent_channels: 4,
+        norm_num_groups: 8,
+        latents_mean: vec![0.1, 0.0, -0.1, 0.0],
+        latents_std: vec![0.9, 1.0, 1.1, 1.0],
+        ..PatchAutoencoderConfig::small()
+    };
+    let value = serde_json::to_value(&config).unwrap();
+    write_network(&model.join("vae"), "diffusion_pytorch_model", &value, |vb| {
+        drop(PatchAutoencoder::new(&config, vb).unwrap());
+    });
+}
+
+/// Building a network on an empty map of variables fills the map with random ones, under the names it asks for.
+fn write_network(folder: &Path, file: &str, config: &Value, build: impl Fn(&VarBuilder<'static>)) {
+    write_json(&folder.join("config.json"), config);
+    let variables = VarMap::new();
+    build(&VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu));
+    variables.save(folder.join(format!("{file}.safetensors"))).unwrap();
+}

@@ -1,3 +1,4 @@
 //! Black-box tests, in one binary: linking is slow.
 
 mod data;
+mod diffusion;

@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn huge_headers_are_refused_before_decoding() {
         let mut bytes = encode(&gradient(4, 4).into(), ImageFormat::Png);
-        for (width, height) in [(0x7fff_ffffu32, 0x7fff_ffff), (50_000, 50_000), (6000, 6000), (20_000, 1000)] {
+        for (width, height) in [(0x7fff_ffffu32, 0x7fff_ffffu32), (50_000, 50_000), (6000, 6000), (20_000, 1000)] {
             bytes[16..20].copy_from_slice(&width.to_be_bytes());
             bytes[20..24].copy_from_slice(&height.to_be_bytes());
             let mut crc = flate2::Crc::new();

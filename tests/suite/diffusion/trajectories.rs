@@ -175,10 +175,10 @@ fn every_state_on_the_way() {
         }
         let ladder = case.ladder();
         let evaluations = if matches!(case.sampler(), Sampler::Heun { .. }) { 2 } else { 1 };
-        for steps in 1..ladder.len() - 1 {
+        for (steps, sigma) in ladder.iter().enumerate().take(ladder.len() - 1).skip(1) {
             let found = case.state(&golden.meta, steps);
             // f32 rounding in diffusers grows with the size of its state.
-            let tolerance = TOLERANCE * (ladder[steps] * case.scale(ladder[steps])).max(1.0);
+            let tolerance = TOLERANCE * (sigma * case.scale(*sigma)).max(1.0);
             println!("{name} step {steps}");
             assert_close(&found[..4], &case.trace4[steps * evaluations - 1], tolerance);
         }
@@ -193,9 +193,9 @@ fn our_ladders_are_diffusers() {
         for (_, case) in golden.cases.iter().filter(|(name, _)| name.starts_with(prefix)) {
             let expected = case.ladder();
             let found = spacing.sigmas(&case.schedule(), expected.len() - 1).unwrap();
-            // diffusers' table and powers are f32: 8.705578 for 8.705566.
+            // diffusers' table is f32: it ends at 0.02916753, where f64 gives 0.02916716.
             let ratios: Vec<f64> = (0..found.len() - 1).map(|i| found[i] / expected[i]).collect();
-            assert_close(&ratios, &vec![1.0; ratios.len()], 3e-6);
+            assert_close(&ratios, &vec![1.0; ratios.len()], 1.5e-5);
         }
     }
     for (_, case) in golden.cases.iter().filter(|(name, _)| name.starts_with("ddpm_small")) {

@@ -181,12 +181,8 @@ mod tests {
         assert_close(&[schedule.alpha_bar(999.0).sqrt()], &[0.068_265], 1e-6);
     }
 
-    /// ```python
-    /// import math; u = lambda i: math.cos((i / 1000 + .008) / 1.008 * math.pi / 2) ** 2
-    /// a = 1; table = []
-    /// for i in range(1000): a *= 1 - min(1 - u(i + 1) / u(i), .999); table.append(a)
-    /// print(table[0], table[500], table[998], table[999])
-    /// ```
+    /// candle's `betas_for_alpha_bar` divides integers, so that all its rates but the last are zero. The product of the
+    /// rates telescopes to the formula until the cap at .999 acts, on the last.
     #[test]
     fn cosine_is_not_all_zeros_as_in_candle() {
         let schedule = NoiseSchedule::new(Betas::Cosine, 1000, false).unwrap();

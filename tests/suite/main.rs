@@ -7,3 +7,4 @@ mod http;
 mod images;
 mod pipeline;
 mod tiny_model;
+mod diffusion;

@@ -3,8 +3,7 @@
 //! Karras et al., arXiv:2206.00364, algorithm 2. Without churn Euler's method is DDIM with eta 0.
 
 use super::walk::{Walk, shrink};
-use super::within;
-use crate::Result;
+use crate::error::{Error, FieldError, Result};
 use candle_core::Tensor;
 
 /// Noise added before a step, from which the ODE then starts: the stochastic part of EDM's sampler.
@@ -25,10 +24,10 @@ impl Churn {
     pub const NONE: Self = Self { amount: 0.0, sigma_min: 0.0, sigma_max: f64::INFINITY, noise: 1.0 };
 
     pub(super) fn validate(&self) -> Result<()> {
-        within("churn", self.amount, 0.0, f64::MAX)?;
-        within("churn_sigma_min", self.sigma_min, 0.0, f64::MAX)?;
-        within("churn_sigma_max", self.sigma_max, 0.0, f64::INFINITY)?;
-        within("churn_noise", self.noise, 0.0, f64::MAX)
+        not_negative("churn", self.amount, self.amount.is_finite())?;
+        not_negative("churn_sigma_min", self.sigma_min, self.sigma_min.is_finite())?;
+        not_negative("churn_sigma_max", self.sigma_max, true)?;
+        not_negative("churn_noise", self.noise, self.noise.is_finite())
     }
 
     /// The raised noise level from which a step of a walk of `total` steps starts.
@@ -44,6 +43,15 @@ impl Churn {
         let x = walk.perturb(x, self.noise * (sigma_hat * sigma_hat - sigma * sigma).sqrt())?;
         Ok((x, sigma_hat))
     }
+}
+
+/// NaN fails too.
+fn not_negative(field: &str, value: f64, finite_enough: bool) -> Result<()> {
+    if value >= 0.0 && finite_enough {
+        return Ok(());
+    }
+    let message = format!("must be a finite number and not negative, got {value}");
+    Err(Error::invalid(FieldError::new(field, "out_of_range", message)))
 }
 
 impl Default for Churn {

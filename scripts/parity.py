@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-MAKER = pathlib.Path(os.environ.get("LIMNER_MAKE_MODEL", "/work/shared/bench/make_model.py"))
+MAKER = REPOSITORY.parent / "shared" / "bench" / "make_model.py"
 
 
 def text_case(model, out):
@@ -70,7 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", default=["sd15", "sd21-v"], metavar="FAMILY")
     parser.add_argument("--full", action="store_true", help="the public checkpoints' sizes")
-    parser.add_argument("--make-model", type=pathlib.Path, default=MAKER, help="the script that writes a random model")
+    parser.add_argument("--make-model", type=pathlib.Path, default=MAKER, help="the script that writes a random model (default: ../shared/bench/make_model.py)")
     parser.add_argument("--keep", type=pathlib.Path, help="keep models and references in this folder")
     parser.add_argument("--release", action="store_true", help="test the release build")
     args = parser.parse_args()

@@ -67,9 +67,9 @@ impl ClipTextModel {
     /// Reads the parameters `text_model.*`, or the same without that prefix where the checkpoint has none, as
     /// transformers 5 writes it.
     pub fn new(config: &ClipTextConfig, vb: &VarBuilder) -> Result<Self> {
-        if config.num_attention_heads == 0 || config.hidden_size % config.num_attention_heads != 0 {
+        if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
             let (heads, width) = (config.num_attention_heads, config.hidden_size);
-            return Err(fault(format!("{heads} heads do not divide {width} channels")));
+            return Err(fault(&format!("{heads} heads do not divide {width} channels")));
         }
         let bare = vb.contains_tensor("embeddings.token_embedding.weight");
         let vb = if bare { vb.clone() } else { vb.pp("text_model") };
@@ -95,7 +95,7 @@ impl ClipTextModel {
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         let (table, length) = (self.position_embedding.weight(), ids.dim(1)?);
         if length > table.dim(0)? {
-            return Err(fault(format!("{length} tokens, but only {} positions", table.dim(0)?)));
+            return Err(fault(&format!("{length} tokens, but only {} positions", table.dim(0)?)));
         }
         let positions = table.narrow(0, 0, length)?;
         let x = self.token_embedding.forward(ids)?.broadcast_add(&positions)?;
@@ -104,7 +104,7 @@ impl ClipTextModel {
     }
 }
 
-fn fault(message: String) -> Error {
+fn fault(message: &str) -> Error {
     candle_core::Error::Msg(format!("CLIP: {message}")).into()
 }
 

@@ -162,7 +162,7 @@ impl UNetConfig {
         let groups = self.norm_num_groups;
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             let heads = self.attention_head_dim.at(level);
-            if channels == 0 || channels % groups != 0 || channels % heads != 0 {
+            if channels == 0 || !channels.is_multiple_of(groups) || !channels.is_multiple_of(heads) {
                 return Err(format!("{channels} channels are not divisible into {groups} groups and {heads} heads"));
             }
         }

@@ -1,8 +1,8 @@
 //! CLIP's text encoder (Radford et al. 2021), as transformers' `CLIPTextModel` stores it.
 
 use super::layers::{Embedding, LayerNorm, Linear};
-use crate::Result;
 use crate::kernels;
+use crate::{Error, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,9 @@ pub enum HiddenActivation {
     Gelu,
 }
 
-/// The fields of transformers' `config.json` that matter here.
+/// The fields of transformers' `config.json` that matter here, with transformers' defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ClipTextConfig {
     /// Rows of the token embedding.
     pub vocab_size: usize,
@@ -31,26 +32,26 @@ pub struct ClipTextConfig {
     /// Attention heads per layer.
     pub num_attention_heads: usize,
     /// Longest sequence, start and end tokens included.
-    #[serde(default = "default_positions")]
     pub max_position_embeddings: usize,
     /// Activation of the feed-forward blocks.
-    #[serde(default = "default_activation")]
     pub hidden_act: HiddenActivation,
     /// Epsilon of the layer norms.
-    #[serde(default = "default_eps")]
     pub layer_norm_eps: f64,
 }
 
-fn default_positions() -> usize {
-    77
-}
-
-fn default_activation() -> HiddenActivation {
-    HiddenActivation::QuickGelu
-}
-
-fn default_eps() -> f64 {
-    1e-5
+impl Default for ClipTextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: HiddenActivation::QuickGelu,
+            layer_norm_eps: 1e-5,
+        }
+    }
 }
 
 /// The text encoder: token ids to one state per position.
@@ -63,8 +64,13 @@ pub struct ClipTextModel {
 }
 
 impl ClipTextModel {
-    /// Reads the parameters `text_model.*`, or the same without that prefix where the checkpoint has none.
+    /// Reads the parameters `text_model.*`, or the same without that prefix where the checkpoint has none, as
+    /// transformers 5 writes it.
     pub fn new(config: &ClipTextConfig, vb: &VarBuilder) -> Result<Self> {
+        if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
+            let (heads, width) = (config.num_attention_heads, config.hidden_size);
+            return Err(fault(&format!("{heads} heads do not divide {width} channels")));
+        }
         let bare = vb.contains_tensor("embeddings.token_embedding.weight");
         let vb = if bare { vb.clone() } else { vb.pp("text_model") };
         let width = config.hidden_size;
@@ -84,13 +90,22 @@ impl ClipTextModel {
         })
     }
 
-    /// Token ids (B, T), u32, to the last hidden state after the final norm, (B, T, C).
+    /// Token ids (B, T), u32, to the last hidden state after the final norm, (B, T, C). More tokens than there are
+    /// positions, or an id outside the vocabulary, are an error.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        let positions = self.position_embedding.weight().narrow(0, 0, ids.dim(1)?)?;
+        let (table, length) = (self.position_embedding.weight(), ids.dim(1)?);
+        if length > table.dim(0)? {
+            return Err(fault(&format!("{length} tokens, but only {} positions", table.dim(0)?)));
+        }
+        let positions = table.narrow(0, 0, length)?;
         let x = self.token_embedding.forward(ids)?.broadcast_add(&positions)?;
         let x = self.layers.iter().try_fold(x, |x, layer| layer.forward(&x))?;
         self.final_layer_norm.forward(&x)
     }
+}
+
+fn fault(message: &str) -> Error {
+    candle_core::Error::Msg(format!("CLIP: {message}")).into()
 }
 
 /// x + attention(norm(x)), then x + feed_forward(norm(x)).

@@ -8,3 +8,5 @@ mod images;
 mod pipeline;
 mod tiny_model;
 mod diffusion;
+mod networks;
+mod parity;

@@ -83,7 +83,8 @@ pub(super) fn check_sizes(path: &Path, text: &ClipTextConfig, unet: &UNetConfig)
         return Err(Error::model(file, message));
     }
     let blocks: Vec<_> = unet.block_out_channels.iter().map(|&c| ("block_out_channels", c)).collect();
-    check_counts(&file, &blocks)
+    check_counts(&file, &blocks)?;
+    unet.check().map_err(|message| Error::model(file, message))
 }
 
 fn check_counts(file: &Path, counts: &[(&str, usize)]) -> Result<()> {

@@ -35,7 +35,7 @@ impl ResnetBlock {
         Ok(Self {
             norm1: norm(inputs, "norm1")?,
             conv1: Conv2d::same3x3(inputs, outputs, &vb.pp("conv1"))?,
-            time_emb_proj: Linear::new(4 * c.block_out_channels[0], outputs, &vb.pp("time_emb_proj"))?,
+            time_emb_proj: Linear::new(c.time_channels(), outputs, &vb.pp("time_emb_proj"))?,
             norm2: norm(outputs, "norm2")?,
             conv2: Conv2d::same3x3(outputs, outputs, &vb.pp("conv2"))?,
             conv_shortcut: (inputs != outputs).then(shortcut).transpose()?,
@@ -185,16 +185,29 @@ impl UpBlock {
 
     pub(super) fn forward(&self, mut x: Tensor, given: Conditions<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
         for stage in &self.stages {
-            let skip = skips.pop().ok_or_else(|| candle_core::Error::Msg("U-Net: too few skip connections".into()))?;
+            let skip = skips.pop().ok_or_else(too_few_skips)?;
             x = stage.forward(&Tensor::cat(&[&x, &skip], D::Minus1)?, given)?;
         }
         let Some(conv) = &self.upsample else { return Ok(x) };
-        let x = upsample_nearest_2x(&x)?;
-        // An odd size was rounded up on the way down: the next skip connection says by how much.
-        let x = match skips.last() {
-            Some(skip) => x.narrow(1, 0, skip.dim(1)?)?.narrow(2, 0, skip.dim(2)?)?,
-            None => x,
-        };
-        conv.forward(&x)
+        let next = skips.last().ok_or_else(too_few_skips)?;
+        conv.forward(&upsample_nearest(&x, next.dim(1)?, next.dim(2)?)?)
     }
+}
+
+fn too_few_skips() -> candle_core::Error {
+    candle_core::Error::Msg("U-Net: too few skip connections".into())
+}
+
+/// (B, H, W, C) to (B, `height`, `width`, C) by repeating the nearest position before. The way down rounds odd sizes, so
+/// that the next skip connection's size need not be the double.
+fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    let (_, h, w, _) = x.dims4()?;
+    if (height, width) == (2 * h, 2 * w) {
+        return upsample_nearest_2x(x);
+    }
+    let pick = |from: usize, to: usize| {
+        let sources = (0..to).map(|i| (i * from / to) as u32);
+        Tensor::from_iter(sources, x.device())
+    };
+    Ok(x.index_select(&pick(h, height)?, 1)?.index_select(&pick(w, width)?, 2)?)
 }

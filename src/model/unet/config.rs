@@ -1,6 +1,9 @@
-//! The fields of diffusers' `unet/config.json`, with diffusers' defaults.
+//! The fields of diffusers' `unet/config.json`, with diffusers' defaults, and what of them this crate builds.
 
-use serde::{Deserialize, Serialize};
+use super::supported;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 /// One value for all blocks, or one per block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +21,14 @@ impl PerBlock {
         match self {
             Self::All(value) => *value,
             Self::Each(values) => values.get(i).or(values.last()).copied().unwrap_or(1),
+        }
+    }
+
+    /// Whether this gives `levels` blocks a value of at least 1 each.
+    fn covers(&self, levels: usize) -> bool {
+        match self {
+            Self::All(value) => *value > 0,
+            Self::Each(values) => values.len() == levels && values.iter().all(|&value| value > 0),
         }
     }
 }
@@ -45,8 +56,11 @@ pub enum UpBlockType {
 }
 
 /// Sizes of a `UNet2DConditionModel`.
+///
+/// Reading one from JSON takes diffusers' default for a field that is not there, ignores fields that change nothing
+/// here, and is an error for a field that would ask for another network, so that no file runs as something it is not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct UNetConfig {
     /// Always `UNet2DConditionModel`.
     #[serde(rename = "_class_name")]
@@ -107,5 +121,80 @@ impl Default for UNetConfig {
             transformer_layers_per_block: PerBlock::All(1),
             use_linear_projection: false,
         }
+    }
+}
+
+impl UNetConfig {
+    /// Channels of the time embedding that the residual blocks see.
+    pub(super) fn time_channels(&self) -> usize {
+        4 * self.block_out_channels[0]
+    }
+
+    /// What is wrong with these sizes, if anything.
+    pub fn check(&self) -> Result<(), String> {
+        let levels = self.block_out_channels.len();
+        let (down, up) = (self.down_block_types.len(), self.up_block_types.len());
+        if levels == 0 || down != levels || up != levels {
+            return Err(format!("{levels} block_out_channels, {down} down_block_types and {up} up_block_types differ"));
+        }
+        let counts = [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("layers_per_block", self.layers_per_block),
+            ("norm_num_groups", self.norm_num_groups),
+            ("cross_attention_dim", self.cross_attention_dim),
+        ];
+        if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return Err(format!("{name} must be at least 1"));
+        }
+        let per_block = [
+            ("attention_head_dim", &self.attention_head_dim),
+            ("transformer_layers_per_block", &self.transformer_layers_per_block),
+        ];
+        if let Some((name, value)) = per_block.iter().find(|(_, value)| !value.covers(levels)) {
+            return Err(format!("{name} must be a number from 1 or a list of {levels}, not {value:?}"));
+        }
+        self.check_channels()?;
+        self.check_time_frequencies()
+    }
+
+    fn check_channels(&self) -> Result<(), String> {
+        let groups = self.norm_num_groups;
+        for (level, &channels) in self.block_out_channels.iter().enumerate() {
+            let heads = self.attention_head_dim.at(level);
+            if channels == 0 || !channels.is_multiple_of(groups) || !channels.is_multiple_of(heads) {
+                return Err(format!("{channels} channels are not divisible into {groups} groups and {heads} heads"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_time_frequencies(&self) -> Result<(), String> {
+        let (shift, half) = (self.freq_shift, self.block_out_channels[0] / 2);
+        // The first block's channels hold half cosines, half sines; their frequencies divide by `half - shift`.
+        if half as f64 > shift && shift.is_finite() {
+            return Ok(());
+        }
+        Err(format!("freq_shift must be less than {half}, half the first of block_out_channels, not {shift}"))
+    }
+}
+
+impl Serialize for UNetConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for UNetConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut fields = serde_json::Map::deserialize(deserializer)?;
+        supported::check(&fields).map_err(D::Error::custom)?;
+        // diffusers writes null where a model is bound to no size.
+        fields.retain(|name, value| !(name == "sample_size" && value.is_null()));
+        for (name, value) in &fields {
+            let alone = Value::from_iter([(name.clone(), value.clone())]);
+            Self::deserialize(alone).map_err(|e| D::Error::custom(format!("{name}: {e}")))?;
+        }
+        Self::deserialize(Value::Object(fields)).map_err(D::Error::custom)
     }
 }

@@ -38,7 +38,8 @@ impl Worker {
             }
         };
         let thread = std::thread::Builder::new().name("worker".into()).spawn(work);
-        let thread = thread.map_err(|error| Error::Server(format!("the worker thread could not be started: {error}")))?;
+        let thread =
+            thread.map_err(|error| Error::Server(format!("the worker thread could not be started: {error}")))?;
         Ok(Self { thread })
     }
 

@@ -40,7 +40,8 @@ impl Words {
     /// are the articles and prepositions that people put between the words they mean.
     fn unknown(&self, text: &str) -> Vec<String> {
         let mut seen = HashSet::new();
-        words(text).filter(|word| word.chars().count() > 2 && !SMALL_WORDS.contains(&word.as_str()))
+        words(text)
+            .filter(|word| word.chars().count() > 2 && !SMALL_WORDS.contains(&word.as_str()))
             .filter(|word| !self.0.contains(word) && seen.insert(word.clone()))
             .collect()
     }
@@ -65,7 +66,8 @@ pub(super) fn of(plan: &Plan, facts: &Facts, tokenizer: &Tokenizer, known: Optio
     notices.extend(known.and_then(|known| unknown_words(&plan.prompt, known)));
     for (name, text) in [("prompt", &plan.prompt), ("negative prompt", &plan.negative_prompt)] {
         if let Some(dropped) = tokenizer.encode(text)?.dropped {
-            let message = format!("The {name} is longer than the model reads; this was cut off: \"{}\"", shortened(&dropped));
+            let message =
+                format!("The {name} is longer than the model reads; this was cut off: \"{}\"", shortened(&dropped));
             notices.push(Notice::new("prompt_cut", message));
         }
     }

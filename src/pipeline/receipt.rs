@@ -85,7 +85,8 @@ impl Receipt {
         if !self.negative_prompt.is_empty() {
             lines.push(format!("Negative prompt: {}", self.negative_prompt));
         }
-        let settings: Vec<String> = self.settings().into_iter().map(|(key, value)| format!("{key}: {}", quoted(&value))).collect();
+        let settings: Vec<String> =
+            self.settings().into_iter().map(|(key, value)| format!("{key}: {}", quoted(&value))).collect();
         lines.push(settings.join(", "));
         lines.join("\n")
     }

@@ -66,12 +66,15 @@ fn file(drawing: &Drawing, files: Vec<Vec<u8>>) -> Response {
 }
 
 fn answer(drawing: Drawing, files: &[Vec<u8>]) -> Answer {
-    let timings =
-        Timings { waited_seconds: drawing.waited.as_secs_f64(), drawn_seconds: drawing.drawn.as_secs_f64() };
+    let timings = Timings { waited_seconds: drawing.waited.as_secs_f64(), drawn_seconds: drawing.drawn.as_secs_f64() };
     let encode = |(picture, file): (crate::pipeline::Picture, &Vec<u8>)| Encoded {
         png: STANDARD.encode(file),
         seed_text: picture.receipt.seed.to_string(),
         receipt: picture.receipt,
     };
-    Answer { pictures: drawing.pictures.into_iter().zip(files).map(encode).collect(), notices: drawing.notices, timings }
+    Answer {
+        pictures: drawing.pictures.into_iter().zip(files).map(encode).collect(),
+        notices: drawing.notices,
+        timings,
+    }
 }

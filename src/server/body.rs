@@ -18,7 +18,10 @@ const MAX_PARTS: usize = 32;
 /// The body of a JSON request.
 pub(super) async fn json(app: &App, request: Request) -> Result<Bytes, Problem> {
     check_head(app, request.headers(), |kind| kind == "application/json" || kind.ends_with("+json"))?;
-    in_time(async { Bytes::from_request(request, &()).await.map_err(|refused| refusal(refused.status(), refused.body_text())) }).await
+    in_time(async {
+        Bytes::from_request(request, &()).await.map_err(|refused| refusal(refused.status(), refused.body_text()))
+    })
+    .await
 }
 
 /// The fields of our form. Fields that the form does not have are passed over.
@@ -54,7 +57,11 @@ async fn read_part(part: Field<'_>, form: &mut GenerateRequest) -> Result<(), Pr
         Ok(text) => {
             form.set_text(&name, text);
         }
-        Err(_) => form.problems.push(FieldError::new(name.chars().take(60).collect::<String>(), "not_text", "is not UTF-8 text")),
+        Err(_) => form.problems.push(FieldError::new(
+            name.chars().take(60).collect::<String>(),
+            "not_text",
+            "is not UTF-8 text",
+        )),
     }
     Ok(())
 }
@@ -85,9 +92,17 @@ fn refused_part(error: MultipartError) -> Problem {
 }
 
 fn refusal(status: StatusCode, detail: String) -> Problem {
-    if status == StatusCode::PAYLOAD_TOO_LARGE { too_large() } else { Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail) }
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        too_large()
+    } else {
+        Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail)
+    }
 }
 
 fn too_large() -> Problem {
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is larger than this server takes; see --max-body-mib.")
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        "The body is larger than this server takes; see --max-body-mib.",
+    )
 }

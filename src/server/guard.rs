@@ -56,15 +56,19 @@ fn host_is_ours(host: &str, listen: SocketAddr, allowed: &[String]) -> bool {
     let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
     match name.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(address) => address.is_loopback() || !listen.ip().is_loopback(),
-        Err(_) => name == "localhost" || name.ends_with(".localhost") || allowed.iter().any(|a| a.eq_ignore_ascii_case(&name)),
+        Err(_) => {
+            name == "localhost" || name.ends_with(".localhost") || allowed.iter().any(|a| a.eq_ignore_ascii_case(&name))
+        }
     }
 }
 
 /// Browsers say where a request comes from; other programs say nothing and are let through.
 fn is_cross_site(headers: &HeaderMap, host: &str) -> bool {
     let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("null"));
-    let foreign_fetch = text(HeaderName::from_static("sec-fetch-site")).is_some_and(|site| !["same-origin", "none"].contains(&site));
-    let ours = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+    let foreign_fetch =
+        text(HeaderName::from_static("sec-fetch-site")).is_some_and(|site| !["same-origin", "none"].contains(&site));
+    let ours =
+        |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
     foreign_fetch || text(header::ORIGIN).is_some_and(|origin| !ours(origin))
 }
 

@@ -22,7 +22,8 @@ const MAX_CONNECTIONS: usize = 512;
 
 /// Serves until `shutdown` ends, then turns waiting jobs away, gives the running one `drain_seconds`, and returns.
 pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) {
-    let (routes, places, graceful) = (router(app.clone()), Arc::new(Semaphore::new(MAX_CONNECTIONS)), GracefulShutdown::new());
+    let (routes, places, graceful) =
+        (router(app.clone()), Arc::new(Semaphore::new(MAX_CONNECTIONS)), GracefulShutdown::new());
     tokio::pin!(shutdown);
     loop {
         tokio::select! {

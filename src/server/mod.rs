@@ -109,7 +109,11 @@ pub fn router(app: App) -> Router {
         .merge(assets)
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address."))
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This address does not take that method.")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "This address does not take that method.",
+            )
         })
         .layer(DefaultBodyLimit::max(app.config().max_body()))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))

@@ -87,7 +87,9 @@ impl Page<'_> {
 
     /// Errors of fields that the form does not show.
     fn other_errors(&self) -> Vec<&FieldError> {
-        let shown = |field: &str| SETTINGS.contains(&field) || ["prompt", "seed", "count", "image", "mask", "strength"].contains(&field);
+        let shown = |field: &str| {
+            SETTINGS.contains(&field) || ["prompt", "seed", "count", "image", "mask", "strength"].contains(&field)
+        };
         self.errors.iter().filter(|error| !shown(&error.field)).collect()
     }
 
@@ -145,7 +147,9 @@ fn wrong(app: &App, form: &GenerateRequest, problem: Problem) -> Response {
 fn render(status: StatusCode, page: &Page<'_>) -> Response {
     match page.render() {
         Ok(html) => (status, [(header::CACHE_CONTROL, "no-store")], Html(html)).into_response(),
-        Err(error) => Problem::from(crate::Error::Server(format!("the page could not be made: {error}"))).into_response(),
+        Err(error) => {
+            Problem::from(crate::Error::Server(format!("the page could not be made: {error}"))).into_response()
+        }
     }
 }
 
@@ -182,7 +186,9 @@ mod tests {
 
     #[test]
     fn file_names_are_plain() {
-        for (prompt, expected) in [("Red apple!", "red-apple"), ("../../etc/passwd", "etc-passwd"), ("", "limner"), ("🍎", "limner")] {
+        for (prompt, expected) in
+            [("Red apple!", "red-apple"), ("../../etc/passwd", "etc-passwd"), ("", "limner"), ("🍎", "limner")]
+        {
             assert_eq!(slug(prompt), expected);
         }
     }

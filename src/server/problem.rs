@@ -87,7 +87,8 @@ impl From<Error> for Problem {
                 Self { retry_after: Some(retry_after_seconds), ..problem }
             }
             Error::ShuttingDown | Error::Cancelled => {
-                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "The server is shutting down.");
+                let problem =
+                    Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "The server is shutting down.");
                 Self { retry_after: Some(10), ..problem }
             }
             Error::NonFinite(detail) => {

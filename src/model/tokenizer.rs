@@ -98,7 +98,8 @@ impl Tokenizer {
         Ok(Tokens { ids, count, dropped: (!rest.trim().is_empty()).then(|| rest.to_owned()) })
     }
 
-    /// How many bytes of `text` are worth looking at. Byte pairs of one endless word take more than linear time.
+    /// How many bytes of `text` are worth looking at: byte pairs of one endless word take more than linear time. The ids
+    /// of words that are read are those of the whole text, unless the cut is inside the very word that fills the room.
     fn readable(&self, text: &str) -> usize {
         let solid = text.char_indices().filter(|(_, c)| !c.is_whitespace());
         solid.map(|(at, _)| at).nth(self.longest_text).unwrap_or(text.len())
@@ -133,4 +134,21 @@ fn pre_tokenizer() -> tokenizers::Result<PreTokenizers> {
     let split = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true)?;
     let bytes = ByteLevel::new(false, true, true);
     Ok(PreTokenizers::new(vec![PreTokenizerWrapper::Split(split), PreTokenizerWrapper::ByteLevel(bytes)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_work_on_a_text_without_end_is_bounded() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
+        let tokenizer = Tokenizer::from_folder(&folder, 16).unwrap();
+        // 15 bytes of <|startoftext|> are this vocabulary's longest unit.
+        let most = 4 * 16 * 15;
+        assert_eq!(tokenizer.readable(&"a".repeat(1 << 20)), most);
+        assert_eq!(tokenizer.readable(&"\u{1f34e}".repeat(1 << 18)), 4 * most);
+        assert_eq!(tokenizer.readable(&" ".repeat(1 << 20)), 1 << 20);
+        assert_eq!(tokenizer.readable("red apple"), 9);
+    }
 }

@@ -8,10 +8,15 @@ use std::path::Path;
 /// No configuration file is longer.
 const LARGEST_CONFIG: u64 = 1 << 20;
 
-/// Reads a JSON file of at most 1 MiB.
+/// Reads a JSON object from a file of at most 1 MiB.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = read_file(path, LARGEST_CONFIG)?;
-    serde_json::from_slice(without_mark(&bytes)).map_err(|e| Error::model(path, e.to_string()))
+    let json = without_mark(&bytes);
+    // serde would take a list for the fields in their order, and an empty one for all defaults.
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::model(path, "not a JSON object"));
+    }
+    serde_json::from_slice(json).map_err(|e| Error::model(path, e.to_string()))
 }
 
 /// Reads a regular file of at most `largest` bytes.

@@ -83,7 +83,7 @@ fn needed(bytes: &[u8]) -> Option<u64> {
     let header = u64::from_le_bytes(*bytes.first_chunk::<PREFIX>()?);
     // A real header is JSON and below 100 MB.
     let looks_real = bytes.get(PREFIX).is_none_or(|&b| b == b'{') && (2..100_000_000).contains(&header);
-    let end = looks_real.then_some(PREFIX as u64 + header)?;
+    let end = looks_real.then(|| PREFIX as u64 + header)?;
     let Some(json) = bytes.get(PREFIX..end as usize) else { return Some(end) };
     let metadata: Metadata = serde_json::from_slice(json).ok()?;
     end.checked_add(metadata.data_len() as u64)

@@ -74,6 +74,9 @@ impl PatchAutoencoderConfig {
         if self.latents_mean.len() != self.latent_channels || self.latents_std.len() != self.latent_channels {
             return Err(format!("latents_mean and latents_std need {} values each", self.latent_channels));
         }
+        if !self.latents_std.iter().all(|std| *std > 0.0) {
+            return Err("every value of latents_std must be above 0".into());
+        }
         Ok(())
     }
 

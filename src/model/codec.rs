@@ -1,7 +1,8 @@
 //! Pictures to the latents that a U-Net works on, and back: an autoencoder with its normalisation.
 
-use super::autoencoder::{Moments, PatchAutoencoder, PatchAutoencoderConfig};
+use super::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use super::checkpoint::read_json;
+use super::vae::{AutoencoderKl, VaeConfig};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -13,6 +14,15 @@ use std::path::Path;
 pub enum Codec {
     /// The bundled model's.
     Patch(PatchAutoencoder),
+    /// Stable Diffusion's.
+    Kl(AutoencoderKl),
+}
+
+/// The contents of `vae/config.json`, checked.
+#[derive(Debug, Clone)]
+pub(super) enum CodecConfig {
+    Patch(PatchAutoencoderConfig),
+    Kl(VaeConfig),
 }
 
 #[derive(Deserialize)]
@@ -21,24 +31,58 @@ struct Kind {
     class_name: String,
 }
 
-impl Codec {
-    /// Reads the configuration file, then the weights through `build`.
-    pub(super) fn load(config: &Path, build: impl FnOnce(Build<'_>) -> Result<Self>) -> Result<Self> {
-        let Kind { class_name } = read_json(config)?;
-        match class_name.as_str() {
+impl CodecConfig {
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let Kind { class_name } = read_json(path)?;
+        let (config, checked) = match class_name.as_str() {
             "PatchAutoencoder" => {
-                let sizes: PatchAutoencoderConfig = read_json(config)?;
-                sizes.check().map_err(|message| Error::model(config, message))?;
-                build(Box::new(move |vb| Ok(Self::Patch(PatchAutoencoder::new(&sizes, vb)?))))
+                let config: PatchAutoencoderConfig = read_json(path)?;
+                let checked = config.check();
+                (Self::Patch(config), checked)
             }
-            other => Err(Error::model(config, format!("unknown autoencoder {other:?}"))),
+            "AutoencoderKL" => {
+                let config: VaeConfig = read_json(path)?;
+                let checked = config.check().and_then(|()| takes_pictures(&config));
+                (Self::Kl(config), checked)
+            }
+            other => {
+                let message = format!("unknown autoencoder {other:?}; known are AutoencoderKL and PatchAutoencoder");
+                return Err(Error::model(path, message));
+            }
+        };
+        checked.map_err(|message| Error::model(path, message))?;
+        Ok(config)
+    }
+
+    /// Channels of the latents.
+    pub(super) fn latent_channels(&self) -> usize {
+        match self {
+            Self::Patch(config) => config.latent_channels,
+            Self::Kl(config) => config.latent_channels,
         }
+    }
+}
+
+fn takes_pictures(config: &VaeConfig) -> std::result::Result<(), String> {
+    match (config.in_channels, config.out_channels) {
+        (3, 3) => Ok(()),
+        (from, to) => Err(format!("{from} input and {to} output channels, but pictures have 3")),
+    }
+}
+
+impl Codec {
+    pub(super) fn new(config: &CodecConfig, vb: &VarBuilder) -> Result<Self> {
+        Ok(match config {
+            CodecConfig::Patch(config) => Self::Patch(PatchAutoencoder::new(config, vb)?),
+            CodecConfig::Kl(config) => Self::Kl(AutoencoderKl::new(config, vb)?),
+        })
     }
 
     /// Pixels per latent, along one side.
     pub fn factor(&self) -> usize {
         match self {
             Self::Patch(model) => model.config().factor(),
+            Self::Kl(model) => model.config().factor(),
         }
     }
 
@@ -46,15 +90,17 @@ impl Codec {
     pub fn latent_channels(&self) -> usize {
         match self {
             Self::Patch(model) => model.config().latent_channels,
+            Self::Kl(model) => model.config().latent_channels,
         }
     }
 
     /// Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) as the U-Net sees them: the mean, normalised.
     pub fn encode(&self, pictures: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Patch(model) => {
-                let Moments { mean, .. } = model.encode(pictures)?;
-                model.normalise(&mean)
+            Self::Patch(model) => model.normalise(&model.encode(pictures)?.mean),
+            Self::Kl(model) => {
+                let (scale, shift) = scale_and_shift(model.config());
+                Ok(((model.encode(pictures)?.mean - shift)? * scale)?)
             }
         }
     }
@@ -63,9 +109,14 @@ impl Codec {
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         match self {
             Self::Patch(model) => model.decode(&model.denormalise(latents)?),
+            Self::Kl(model) => {
+                let (scale, shift) = scale_and_shift(model.config());
+                model.decode(&((latents / scale)? + shift)?)
+            }
         }
     }
 }
 
-/// Builds a codec from variables.
-pub(super) type Build<'a> = Box<dyn FnOnce(&VarBuilder<'_>) -> Result<Codec> + 'a>;
+fn scale_and_shift(config: &VaeConfig) -> (f64, f64) {
+    (config.scaling_factor, config.shift_factor.unwrap_or(0.0))
+}

@@ -7,3 +7,4 @@ pub mod codec;
 pub mod layers;
 pub mod tokenizer;
 pub mod unet;
+pub mod vae;

@@ -10,3 +10,7 @@ mod tiny_model;
 mod diffusion;
 mod networks;
 mod parity;
+mod against_diffusers;
+mod checkpoint;
+mod tokenizer;
+mod vae;

@@ -2,40 +2,39 @@
 
 use crate::error::FieldError;
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The model that this repository ships.
 const BUNDLED: &str = "icons";
 
-/// The folder of the model called `wanted`: a path to a folder, or a name in one of the places where models are kept
-/// (`$LIMNER_MODELS`, `./models`, `models` beside the program, `models` of the source tree). Without a name, the
-/// bundled model. An unknown name is an [`Error::Invalid`] that lists the known ones.
+/// The folder of the model called `wanted`: a name in one of the places where models are kept (`$LIMNER_MODELS`,
+/// `./models`, `models` beside the program, `models` of the source tree; the first that has it), or a path to a folder.
+/// Without either, the bundled model. An unknown name is an [`Error::Invalid`] that lists the known ones.
 pub fn find(wanted: Option<&str>) -> Result<PathBuf> {
-    let wanted = wanted.unwrap_or(BUNDLED);
-    if is_name(wanted) {
-        let found = places().into_iter().map(|place| place.join(wanted)).find(|path| is_model(path));
-        if let Some(path) = found {
-            return Ok(path);
-        }
+    find_in(wanted.unwrap_or(BUNDLED), &places())
+}
+
+fn find_in(wanted: &str, places: &[PathBuf]) -> Result<PathBuf> {
+    let named = || places.iter().map(|place| place.join(wanted)).find(|path| is_model(path));
+    if let Some(path) = is_name(wanted).then(named).flatten() {
+        return Ok(path);
     }
     let path = Path::new(wanted);
     if path.is_dir() {
         return Ok(path.to_owned());
     }
-    let known = known();
+    let known = known(places);
     let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     let message = format!("no model or folder {wanted:?}; known models: {list}");
     Err(Error::invalid(FieldError::new("model", "unknown_model", message)))
 }
 
 /// Names of all models that [`find`] finds by name.
-fn known() -> Vec<String> {
-    let entries = places().into_iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
-    let mut names: Vec<String> =
-        entries.filter(|e| is_model(&e.path())).map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names.dedup();
-    names
+fn known(places: &[PathBuf]) -> Vec<String> {
+    let entries = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
+    let models = entries.filter(|e| is_model(&e.path())).map(|e| e.file_name().to_string_lossy().into_owned());
+    models.filter(|name| is_name(name)).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn places() -> Vec<PathBuf> {
@@ -53,4 +52,52 @@ fn is_name(text: &str) -> bool {
 
 fn is_model(path: &Path) -> bool {
     path.join("model_index.json").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn place(models: &[&str]) -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        for model in models {
+            fs::create_dir(place.path().join(model)).unwrap();
+            fs::write(place.path().join(model).join("model_index.json"), "{}").unwrap();
+        }
+        place
+    }
+
+    #[test]
+    fn a_name_is_looked_for_in_all_places_in_order() {
+        let (first, second) = (place(&["b"]), place(&["b", "a.1", "has space"]));
+        let places = [first.path().to_owned(), PathBuf::from("/nowhere"), second.path().to_owned()];
+        assert_eq!(find_in("b", &places).unwrap(), first.path().join("b"));
+        assert_eq!(find_in("a.1", &places).unwrap(), second.path().join("a.1"));
+        let error = find_in("c", &places).unwrap_err().to_string();
+        assert_eq!(error, "model: no model or folder \"c\"; known models: a.1, b");
+    }
+
+    #[test]
+    fn names_cannot_lead_out_of_their_place() {
+        let inner = place(&["model"]);
+        let places = [inner.path().join("model")];
+        for hostile in ["..", "../model", "./../model", ".", "", "a/../../model", "model\0", "..\\model"] {
+            let found = find_in(hostile, &places);
+            let outside = found.as_ref().is_ok_and(|path| path.starts_with(inner.path()));
+            assert!(!outside && !is_name(hostile), "{hostile:?} found {found:?}");
+        }
+        assert!(!is_name(&"a".repeat(101)));
+    }
+
+    #[test]
+    fn a_folder_can_be_given_as_it_is() {
+        let inner = place(&["model"]);
+        let path = inner.path().join("model");
+        assert_eq!(find_in(path.to_str().unwrap(), &[]).unwrap(), path);
+        assert_eq!(
+            find_in("nothing", &[]).unwrap_err().to_string(),
+            "model: no model or folder \"nothing\"; known models: none"
+        );
+    }
 }

@@ -1,30 +1,17 @@
 //! The small files of a diffusers folder: read with care, checked before anything is allocated.
 
+use super::file::read_json;
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::{Betas, NoiseSchedule};
 use crate::model::clip::ClipTextConfig;
+use crate::model::codec::CodecConfig;
 use crate::model::unet::UNetConfig;
 use crate::{Error, Result};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use std::path::Path;
-
-/// No configuration file is longer.
-const LARGEST_CONFIG: u64 = 1 << 20;
 
 /// No count in a configuration is larger: what this program could load stays far below.
 const LARGEST_COUNT: usize = 1 << 20;
-
-/// Reads a JSON file of at most 1 MiB.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let unusable = |message: String| Error::model(path, message);
-    let size = std::fs::metadata(path).map_err(|e| unusable(e.to_string()))?.len();
-    if size > LARGEST_CONFIG {
-        return Err(unusable(format!("{size} bytes are too many for a configuration file")));
-    }
-    let bytes = std::fs::read(path).map_err(|e| unusable(e.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))
-}
 
 #[derive(Deserialize)]
 struct Index {
@@ -87,6 +74,16 @@ pub(super) fn check_sizes(path: &Path, text: &ClipTextConfig, unet: &UNetConfig)
     unet.check().map_err(|message| Error::model(file, message))
 }
 
+/// Refuses an autoencoder and a U-Net that do not belong together.
+pub(super) fn check_latents(path: &Path, codec: &CodecConfig, unet: &UNetConfig) -> Result<()> {
+    let (found, expected) = (codec.latent_channels(), unet.out_channels);
+    if found == expected {
+        return Ok(());
+    }
+    let message = format!("{found} latent channels, but the U-Net draws {expected}");
+    Err(Error::model(path.join("vae/config.json"), message))
+}
+
 fn check_counts(file: &Path, counts: &[(&str, usize)]) -> Result<()> {
     match counts.iter().find(|(_, count)| *count == 0 || *count > LARGEST_COUNT) {
         None => Ok(()),
@@ -104,6 +101,7 @@ pub(super) struct SchedulerConfig {
     num_train_timesteps: usize,
     prediction_type: String,
     rescale_betas_zero_snr: bool,
+    trained_betas: Option<serde_json::Value>,
 }
 
 impl Default for SchedulerConfig {
@@ -115,6 +113,7 @@ impl Default for SchedulerConfig {
             num_train_timesteps: 1000,
             prediction_type: "epsilon".into(),
             rescale_betas_zero_snr: false,
+            trained_betas: None,
         }
     }
 }
@@ -122,6 +121,9 @@ impl Default for SchedulerConfig {
 impl SchedulerConfig {
     pub(super) fn schedule(&self, model: &Path) -> Result<NoiseSchedule> {
         let file = || model.join("scheduler/scheduler_config.json");
+        if self.trained_betas.is_some() {
+            return Err(Error::model(file(), "trained_betas are not supported, only a beta_schedule"));
+        }
         let (start, end) = (self.beta_start, self.beta_end);
         let betas = match self.beta_schedule.as_str() {
             "linear" => Betas::Linear { start, end },
@@ -129,6 +131,9 @@ impl SchedulerConfig {
             "squaredcos_cap_v2" => Betas::Cosine,
             other => return Err(Error::model(file(), format!("unknown beta_schedule {other:?}"))),
         };
+        if !(0.0 < start && start <= end && end < 1.0) {
+            return Err(Error::model(file(), format!("beta_start {start} and beta_end {end} do not rise from 0 to 1")));
+        }
         check_counts(&file(), &[("num_train_timesteps", self.num_train_timesteps)])?;
         NoiseSchedule::new(betas, self.num_train_timesteps, self.rescale_betas_zero_snr)
             .map_err(|e| Error::model(file(), e.to_string()))

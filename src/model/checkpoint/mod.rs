@@ -1,14 +1,15 @@
 //! What is on disk to networks in memory: a diffusers folder, read by [`Model::load`].
 
+mod file;
 mod find;
 mod folder;
 mod weights;
 
+pub(crate) use file::{read_file, read_json, without_mark};
 pub use find::find;
-pub(crate) use folder::read_json;
 
 use super::clip::{ClipTextConfig, ClipTextModel};
-use super::codec::Codec;
+use super::codec::{Codec, CodecConfig};
 use super::tokenizer::Tokenizer;
 use super::unet::{UNet2DConditionModel, UNetConfig};
 use crate::diffusion::denoiser::Prediction;
@@ -56,36 +57,35 @@ impl Model {
         folder::check_index(path)?;
         let text_config: ClipTextConfig = read_json(&path.join("text_encoder/config.json"))?;
         let unet_config: UNetConfig = read_json(&path.join("unet/config.json"))?;
+        let codec_config = CodecConfig::read(&path.join("vae/config.json"))?;
         let scheduler: SchedulerConfig = read_json(&path.join("scheduler/scheduler_config.json"))?;
         folder::check_sizes(path, &text_config, &unet_config)?;
+        folder::check_latents(path, &codec_config, &unet_config)?;
+        let (schedule, prediction) = (scheduler.schedule(path)?, scheduler.prediction(path)?);
+        let tokenizer = open_tokenizer(path, &text_config)?;
 
-        let tokenizer = Tokenizer::from_folder(&path.join("tokenizer"), text_config.max_position_embeddings)?;
-        if tokenizer.vocabulary_size() > text_config.vocab_size {
-            let (ids, rows) = (tokenizer.vocabulary_size(), text_config.vocab_size);
-            let message = format!("{ids} ids, but the text encoder knows only {rows}");
-            return Err(Error::model(path.join("tokenizer/vocab.json"), message));
-        }
         let [text, unet, vae] = read_all(path)?;
-        let text_encoder = text.build(dtype, device, |vb| ClipTextModel::new(&text_config, vb))?;
-        let unet_model = unet.build(dtype, device, |vb| UNet2DConditionModel::new(&unet_config, vb))?;
-        let codec = Codec::load(&path.join("vae/config.json"), |build| vae.build(dtype, device, build))?;
-        if codec.latent_channels() != unet_config.out_channels {
-            let (found, expected) = (codec.latent_channels(), unet_config.out_channels);
-            let message = format!("{found} latent channels, but the U-Net draws {expected}");
-            return Err(Error::model(path.join("vae/config.json"), message));
-        }
-        Ok(Self {
-            name: name(path),
-            hash: weights::hash([&text, &unet, &vae]),
-            tokenizer,
-            text_encoder,
-            unet: unet_model,
-            codec,
-            schedule: scheduler.schedule(path)?,
-            prediction: scheduler.prediction(path)?,
-            defaults: Defaults { guidance: if unet_config.sample_size <= 16 { 3.0 } else { 7.5 } },
-        })
+        let networks = || -> Result<_> {
+            let text_encoder = text.build(dtype, device, |vb| ClipTextModel::new(&text_config, vb))?;
+            let unet = unet.build(dtype, device, |vb| UNet2DConditionModel::new(&unet_config, vb))?;
+            Ok((text_encoder, unet, vae.build(dtype, device, |vb| Codec::new(&codec_config, vb))?))
+        };
+        let (hash, networks) = rayon::join(|| weights::hash([&text, &unet, &vae]), networks);
+        let (text_encoder, unet, codec) = networks?;
+        let defaults = Defaults { guidance: if unet_config.sample_size <= 16 { 3.0 } else { 7.5 } };
+        Ok(Self { name: name(path), hash, tokenizer, text_encoder, unet, codec, schedule, prediction, defaults })
     }
+}
+
+/// The tokenizer, whose ids all have a row in the text encoder's table.
+fn open_tokenizer(path: &Path, text: &ClipTextConfig) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_folder(&path.join("tokenizer"), text.max_position_embeddings)?;
+    let (ids, rows) = (tokenizer.vocabulary_size(), text.vocab_size);
+    if ids > rows {
+        let message = format!("it has ids up to {}, but the text encoder's table only {rows} rows", ids - 1);
+        return Err(Error::model(path.join("tokenizer/vocab.json"), message));
+    }
+    Ok(tokenizer)
 }
 
 /// The three weight files, read side by side.

@@ -1,191 +1,154 @@
-//! Weights on disk: one safetensors file or several with an index, to the variables that layers ask for.
-//!
-//! Files are read into memory, not mapped: a mapped file that somebody truncates or replaces would kill the server with
-//! a signal that cannot be caught.
+//! Weights on disk to the variables that layers ask for.
 
-use super::folder::read_json;
+mod file;
+mod shards;
+
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use safetensors::SafeTensors;
-use serde::Deserialize;
+use file::WeightFile;
+use safetensors::tensor::TensorInfo;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How many missing tensors are looked for, and how many numbers may stand in for them, before a model is given up.
+/// Without such a bound a hostile configuration could ask for any amount of memory.
+const MOST_MISSING: usize = 10_000;
+const MOST_STAND_INS: usize = 1 << 26;
 
 /// The tensors of one part of a model, still as they are on disk.
 #[derive(Debug, Clone)]
 pub(super) struct Weights {
-    files: Arc<Vec<File>>,
-    /// What was wrong with the tensors asked for so far.
-    faults: Arc<Mutex<Vec<Fault>>>,
+    files: Arc<Vec<WeightFile>>,
+    /// Name to file and place in it.
+    index: Arc<HashMap<String, (usize, TensorInfo)>>,
+    faults: Arc<Mutex<Faults>>,
 }
 
-#[derive(Debug)]
-struct File {
-    path: PathBuf,
-    bytes: Vec<u8>,
-}
-
-#[derive(Debug)]
-enum Fault {
-    Missing(String),
-    Other(PathBuf, String),
-}
-
-#[derive(Deserialize)]
-struct ShardIndex {
-    weight_map: BTreeMap<String, String>,
+/// What was wrong with the tensors asked for so far.
+#[derive(Debug, Default)]
+struct Faults {
+    missing: Vec<String>,
+    stand_ins: usize,
+    unusable: Option<Error>,
 }
 
 impl Weights {
     /// Reads `folder/STEM.safetensors`, its `fp16` variant, or the shards that `folder/STEM.safetensors.index.json` lists.
     pub(super) fn read(folder: &Path, stem: &str) -> Result<Self> {
-        let names = file_names(folder, stem)?;
-        let files = names.into_iter().map(|name| File::read(folder.join(name))).collect::<Result<Vec<_>>>()?;
-        Ok(Self { files: Arc::new(files), faults: Arc::default() })
+        let paths = shards::files(folder, stem)?;
+        let files = paths.into_iter().map(WeightFile::read).collect::<Result<Vec<_>>>()?;
+        let tensors = files.iter().enumerate();
+        let index = tensors.flat_map(|(i, file)| file.tensors().map(move |(name, info)| (name, (i, info)))).collect();
+        Ok(Self { files: Arc::new(files), index: Arc::new(index), faults: Arc::default() })
     }
 
-    /// Builds a network from these weights. Missing tensors are named together, the first five of them.
+    /// Builds a network from these weights. Missing tensors are named together, the first five of them; tensors that the
+    /// network does not ask for are ignored.
     pub(super) fn build<T>(
         &self,
         dtype: DType,
         device: &Device,
         build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
     ) -> Result<T> {
-        let vb = VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone());
-        let built = build(&vb);
-        let faults = std::mem::take(&mut *self.faults.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(error) = self.explain(faults) {
-            return Err(error);
+        let built = build(&VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone()));
+        match std::mem::take(&mut *self.faults()).into_error(|| self.path()) {
+            Some(error) => Err(error),
+            None => built.map_err(|e| Error::model(self.path(), e.to_string())),
         }
-        built.map_err(|e| Error::model(self.path(), e.to_string()))
     }
 
     fn path(&self) -> PathBuf {
         self.files.first().map(|f| f.path.clone()).unwrap_or_default()
     }
 
-    fn explain(&self, faults: Vec<Fault>) -> Option<Error> {
-        let mut missing = Vec::new();
-        for fault in faults {
-            match fault {
-                Fault::Other(path, message) => return Some(Error::model(path, message)),
-                Fault::Missing(name) => missing.push(name),
-            }
-        }
-        let count = missing.len();
-        missing.truncate(5);
-        let names = missing.join(", ");
-        (count > 0)
-            .then(|| Error::model(self.path(), format!("{count} tensors are missing, the first of them: {names}")))
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fault(&self, fault: Fault) {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
+    fn find(&self, name: &str) -> Option<(&WeightFile, &TensorInfo)> {
+        self.index.get(name).map(|(file, info)| (&self.files[*file], info))
     }
 
-    fn find(&self, name: &str) -> Option<(&File, SafeTensors<'_>)> {
-        self.files.iter().find_map(|file| {
-            let tensors = SafeTensors::deserialize(&file.bytes).ok()?;
-            tensors.tensor(name).is_ok().then_some((file, tensors))
+    /// Keeps an error with its path, which candle's error type could not carry through the layers.
+    fn keep<T>(&self, result: Result<T>) -> candle_core::Result<T> {
+        result.map_err(|error| {
+            let message = error.to_string();
+            self.faults().unusable.get_or_insert(error);
+            candle_core::Error::Msg(message)
         })
     }
 
-    fn load(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        let Some((_, tensors)) = self.find(name) else {
+    /// Zeros in place of a missing tensor, so that one reading of the model finds all that is missing;
+    /// [`Weights::build`] then fails.
+    fn stand_in(&self, shape: &Shape, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        let mut faults = self.faults();
+        faults.missing.push(name.to_owned());
+        let numbers = shape.dims().iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
+        faults.stand_ins = faults.stand_ins.saturating_add(numbers.unwrap_or(usize::MAX));
+        if faults.gave_up() {
             candle_core::bail!("{name} is missing");
-        };
-        let view = tensors.tensor(name).map_err(candle_core::Error::wrap)?;
-        candle_core::safetensors::Load::load(&view, device)?.to_dtype(dtype)
+        }
+        Tensor::zeros(shape, dtype, device)
     }
+}
+
+impl Faults {
+    fn gave_up(&self) -> bool {
+        self.stand_ins > MOST_STAND_INS || self.missing.len() >= MOST_MISSING
+    }
+
+    fn into_error(self, path: impl FnOnce() -> PathBuf) -> Option<Error> {
+        if self.unusable.is_some() || self.missing.is_empty() {
+            return self.unusable;
+        }
+        let count = self.missing.len();
+        let least = if self.gave_up() { "at least " } else { "" };
+        let are = if count == 1 { "tensor is" } else { "tensors are" };
+        let names = self.missing[..count.min(5)].join(", ");
+        let more = if count > 5 { format!(" and {} more", count - 5) } else { String::new() };
+        Some(Error::model(path(), format!("{least}{count} {are} missing: {names}{more}")))
+    }
+}
+
+/// Whether a tensor of one shape can be used as one of the other: a 1x1 convolution is a linear layer, and some
+/// checkpoints store the one as the other.
+fn interchangeable(a: &[usize], b: &[usize]) -> bool {
+    let linear = |shape: &[usize]| matches!(shape, [_, _] | [_, _, 1, 1]);
+    a == b || (linear(a) && linear(b) && a[..2] == b[..2])
 }
 
 impl SimpleBackend for Weights {
-    /// A tensor that is missing or has another shape is noted, and zeros are given in its place, so that one reading
-    /// of the model finds all that is missing; [`Weights::build`] then fails.
     fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        let Some((file, tensors)) = self.find(name) else {
-            self.fault(Fault::Missing(name.to_owned()));
-            return Tensor::zeros(shape, dtype, device);
+        let Some((file, info)) = self.find(name) else {
+            return self.stand_in(&shape, name, dtype, device);
         };
-        let found = tensors.tensor(name).map(|view| view.shape().to_vec()).map_err(candle_core::Error::wrap)?;
-        if found != shape.dims() {
-            let message = format!("tensor {name}: expected shape {:?}, found {found:?}", shape.dims());
-            self.fault(Fault::Other(file.path.clone(), message));
-            return Tensor::zeros(shape, dtype, device);
+        if !interchangeable(&info.shape, shape.dims()) {
+            let message = format!("tensor {name}: expected {:?}, found {:?}", shape.dims(), info.shape);
+            return self.keep(Err(Error::model(&file.path, message)));
         }
-        self.load(name, dtype, device)
+        self.keep(file.load(name, info, device))?.to_dtype(dtype)?.reshape(shape)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        self.load(name, dtype, device)
+        match self.find(name) {
+            Some((file, info)) => self.keep(file.load(name, info, device))?.to_dtype(dtype),
+            None => candle_core::bail!("{name} is missing"),
+        }
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.find(name).is_some()
+        self.index.contains_key(name)
     }
-}
-
-impl File {
-    fn read(path: PathBuf) -> Result<Self> {
-        let bytes = std::fs::read(&path).map_err(|e| Error::model(&path, e.to_string()))?;
-        if let Some(message) = damage(&bytes) {
-            return Err(Error::model(path, message));
-        }
-        Ok(Self { path, bytes })
-    }
-}
-
-/// Why these bytes are not a whole safetensors file.
-fn damage(bytes: &[u8]) -> Option<String> {
-    const PICKLES: [&[u8]; 3] = [b"PK\x03\x04", b"\x80\x02", b"\x80\x04"];
-    if PICKLES.iter().any(|magic| bytes.starts_with(magic)) {
-        let advice = "load it in PyTorch and save it with safetensors.torch.save_file";
-        return Some(format!("a pickle file can run code when it is opened and is refused; {advice}"));
-    }
-    let Some(length) = bytes.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)) else {
-        return Some(format!("not a safetensors file: {} bytes", bytes.len()));
-    };
-    match SafeTensors::read_metadata(bytes) {
-        Err(e) => {
-            Some(format!("not a safetensors file: {e} (header of {length} bytes, file of {} bytes)", bytes.len()))
-        }
-        Ok((header, metadata)) => {
-            let expected = 8 + header + metadata.data_len();
-            let found = bytes.len();
-            let message =
-                format!("the file has {found} bytes, its header needs {expected}: it is incomplete or damaged");
-            (expected != found).then_some(message)
-        }
-    }
-}
-
-fn file_names(folder: &Path, stem: &str) -> Result<BTreeSet<String>> {
-    let single = [format!("{stem}.safetensors"), format!("{stem}.fp16.safetensors")];
-    if let Some(name) = single.into_iter().find(|name| folder.join(name).is_file()) {
-        return Ok(BTreeSet::from([name]));
-    }
-    let index = folder.join(format!("{stem}.safetensors.index.json"));
-    if !index.is_file() {
-        let missing = folder.join(format!("{stem}.safetensors"));
-        return Err(Error::model(missing, "the file is missing"));
-    }
-    let ShardIndex { weight_map } = read_json(&index)?;
-    let shards: BTreeSet<String> = weight_map.into_values().collect();
-    // A shard lies beside its index: a name with a path in it could lead anywhere.
-    if let Some(name) = shards.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
-        return Err(Error::model(index, format!("the shard name {name:?} is not a plain file name")));
-    }
-    Ok(shards)
 }
 
 /// The first ten digits of a SHA-256 over the digests of all files, each of which is computed on a core of its own.
 pub(super) fn hash<const N: usize>(parts: [&Weights; N]) -> String {
     use rayon::prelude::*;
-    let files: Vec<&File> = parts.iter().flat_map(|w| w.files.iter()).collect();
+    let files: Vec<&WeightFile> = parts.iter().flat_map(|w| w.files.iter()).collect();
     let digests: Vec<_> = files.par_iter().map(|file| Sha256::digest(&file.bytes)).collect();
     let whole = digests.iter().fold(Sha256::new(), |hash, digest| hash.chain_update(digest));
     whole.finalize().iter().take(5).map(|byte| format!("{byte:02x}")).collect()

@@ -1,0 +1,133 @@
+//! The autoencoder of Stable Diffusion, as diffusers' `AutoencoderKL` stores it (Rombach et al., arXiv:2112.10752).
+//!
+//! The encoder halves the picture at every level but the last and gives mean and log-variance of a Gaussian; the decoder
+//! is its mirror. Both have one attention layer, at the coarsest level.
+
+mod blocks;
+mod config;
+
+pub use config::VaeConfig;
+
+use super::autoencoder::Moments;
+use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
+use crate::{Error, Result};
+use blocks::{DownBlock, EPSILON, MidBlock, UpBlock};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+/// Encoder and decoder, with the 1x1 convolutions between them and the latents.
+#[derive(Debug)]
+pub struct AutoencoderKl {
+    config: VaeConfig,
+    encoder: Encoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+    decoder: Decoder,
+}
+
+impl AutoencoderKl {
+    /// Reads the parameters `encoder.*`, `decoder.*` and, where the configuration has them, `quant_conv` and
+    /// `post_quant_conv`. `config` must have passed [`VaeConfig::check`].
+    pub fn new(config: &VaeConfig, vb: &VarBuilder) -> Result<Self> {
+        let latent = config.latent_channels;
+        let pointwise = |channels, name: &str| Conv2d::pointwise(channels, channels, &vb.pp(name));
+        Ok(Self {
+            config: config.clone(),
+            encoder: Encoder::new(config, &vb.pp("encoder"))?,
+            quant_conv: config.use_quant_conv.then(|| pointwise(2 * latent, "quant_conv")).transpose()?,
+            post_quant_conv: config.use_post_quant_conv.then(|| pointwise(latent, "post_quant_conv")).transpose()?,
+            decoder: Decoder::new(config, &vb.pp("decoder"))?,
+        })
+    }
+
+    /// The sizes this was built with.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// Pictures (B, 3, H, W) in [-1, 1] to latents, each moment (B, C, H/f, W/f). Fails unless f, [`VaeConfig::factor`],
+    /// divides the sides.
+    pub fn encode(&self, pictures: &Tensor) -> Result<Moments> {
+        let (_, _, h, w) = pictures.dims4()?;
+        let factor = self.config.factor();
+        if h % factor != 0 || w % factor != 0 {
+            return Err(Error::Tensor(candle_core::Error::Msg(format!("{factor} does not divide {w} x {h} pixels"))));
+        }
+        let mut x = self.encoder.forward(&to_channels_last(pictures)?)?;
+        if let Some(conv) = &self.quant_conv {
+            x = conv.forward(&x)?;
+        }
+        let moments = to_channels_first(&x)?.chunk(2, 1)?;
+        // The bounds of diffusers' DiagonalGaussianDistribution.
+        Ok(Moments { mean: moments[0].clone(), log_variance: moments[1].clamp(-30f32, 20f32)? })
+    }
+
+    /// Latents (B, C, H/f, W/f), without the pipeline's scaling, to pictures (B, 3, H, W), about [-1, 1], not clipped.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        let mut x = to_channels_last(latents)?;
+        if let Some(conv) = &self.post_quant_conv {
+            x = conv.forward(&x)?;
+        }
+        to_channels_first(&self.decoder.forward(&x)?)
+    }
+}
+
+#[derive(Debug)]
+struct Encoder {
+    conv_in: Conv2d,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Encoder {
+    fn new(c: &VaeConfig, vb: &VarBuilder) -> Result<Self> {
+        let (finest, coarsest) = (c.channels(0), c.channels(c.levels() - 1));
+        let block = |level| DownBlock::new(c, level, &vb.pp("down_blocks").pp(level));
+        Ok(Self {
+            conv_in: Conv2d::same3x3(c.in_channels, finest, &vb.pp("conv_in"))?,
+            down_blocks: (0..c.levels()).map(block).collect::<Result<_>>()?,
+            mid_block: MidBlock::new(c, &vb.pp("mid_block"))?,
+            conv_norm_out: GroupNorm::new(c.norm_num_groups, coarsest, EPSILON, &vb.pp("conv_norm_out"))?,
+            conv_out: Conv2d::same3x3(coarsest, 2 * c.latent_channels, &vb.pp("conv_out"))?,
+        })
+    }
+
+    /// (B, H, W, 3) -> (B, H/f, W/f, 2 C).
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.down_blocks.iter().try_fold(self.conv_in.forward(x)?, |x, block| block.forward(x))?;
+        let x = self.mid_block.forward(&x)?;
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+    }
+}
+
+#[derive(Debug)]
+struct Decoder {
+    conv_in: Conv2d,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Decoder {
+    fn new(c: &VaeConfig, vb: &VarBuilder) -> Result<Self> {
+        let (finest, coarsest) = (c.channels(0), c.channels(c.levels() - 1));
+        let block = |i| UpBlock::new(c, i, &vb.pp("up_blocks").pp(i));
+        Ok(Self {
+            conv_in: Conv2d::same3x3(c.latent_channels, coarsest, &vb.pp("conv_in"))?,
+            mid_block: MidBlock::new(c, &vb.pp("mid_block"))?,
+            up_blocks: (0..c.levels()).map(block).collect::<Result<_>>()?,
+            conv_norm_out: GroupNorm::new(c.norm_num_groups, finest, EPSILON, &vb.pp("conv_norm_out"))?,
+            conv_out: Conv2d::same3x3(finest, c.out_channels, &vb.pp("conv_out"))?,
+        })
+    }
+
+    /// (B, H/f, W/f, C) -> (B, H, W, 3).
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.mid_block.forward(&self.conv_in.forward(x)?)?;
+        let x = self.up_blocks.iter().try_fold(x, |x, block| block.forward(x))?;
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+    }
+}

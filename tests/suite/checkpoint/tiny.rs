@@ -1,0 +1,104 @@
+//! A Stable Diffusion folder with random weights, a few hundred kilobytes, in a temporary place: to be loaded, and to be
+//! damaged.
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use limner::model::clip::ClipTextModel;
+use limner::model::unet::UNet2DConditionModel;
+use limner::model::vae::AutoencoderKl;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A folder that is gone when this is.
+pub(crate) struct Tiny(TempDir);
+
+impl Tiny {
+    pub(crate) fn new() -> Self {
+        let tiny = Self(tempfile::tempdir().unwrap());
+        tiny.write_json("model_index.json", &json!({ "_class_name": "StableDiffusionPipeline" }));
+        let scheduler = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+            "prediction_type": "v_prediction", "rescale_betas_zero_snr": true, "trained_betas": null });
+        tiny.write_json("scheduler/scheduler_config.json", &scheduler);
+        tiny.write_tokenizer();
+        tiny.write_networks();
+        tiny
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A file of the model.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.file(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    pub(crate) fn write_json(&self, name: &str, value: &Value) {
+        self.write(name, value.to_string().as_bytes());
+    }
+
+    /// Changes fields of a configuration file.
+    pub(crate) fn change(&self, name: &str, fields: &Value) {
+        let mut value: Value = serde_json::from_slice(&fs::read(self.file(name)).unwrap()).unwrap();
+        value.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        self.write_json(name, &value);
+    }
+
+    pub(crate) fn tensors(&self, name: &str) -> HashMap<String, Tensor> {
+        candle_core::safetensors::load(self.file(name), &Device::Cpu).unwrap()
+    }
+
+    pub(crate) fn save(&self, name: &str, tensors: &HashMap<String, Tensor>) {
+        candle_core::safetensors::save(tensors, self.file(name)).unwrap();
+    }
+
+    fn write_tokenizer(&self) {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
+        for name in ["vocab.json", "merges.txt"] {
+            self.write(&format!("tokenizer/{name}"), &fs::read(fixtures.join(name)).unwrap());
+        }
+    }
+
+    fn write_networks(&self) {
+        let text = json!({ "vocab_size": 2014, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 16 });
+        self.write_network("text_encoder", "model", &text, |vb| {
+            ClipTextModel::new(&serde_json::from_value(text.clone()).unwrap(), vb).map(drop)
+        });
+        let unet = json!({ "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
+            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": 2,
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 8 });
+        self.write_network("unet", "diffusion_pytorch_model", &unet, |vb| {
+            UNet2DConditionModel::new(&serde_json::from_value(unet.clone()).unwrap(), vb).map(drop)
+        });
+        let vae = json!({ "_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "norm_num_groups": 4,
+            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"], "scaling_factor": 0.25,
+            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"] });
+        self.write_network("vae", "diffusion_pytorch_model", &vae, |vb| {
+            AutoencoderKl::new(&serde_json::from_value(vae.clone()).unwrap(), vb).map(drop)
+        });
+    }
+
+    /// Building a network on an empty map of variables fills the map with random ones, under the names it asks for.
+    fn write_network(
+        &self,
+        part: &str,
+        stem: &str,
+        config: &Value,
+        build: impl Fn(&VarBuilder<'static>) -> limner::Result<()>,
+    ) {
+        self.write_json(&format!("{part}/config.json"), config);
+        let variables = VarMap::new();
+        build(&VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu)).unwrap();
+        variables.save(self.file(&format!("{part}/{stem}.safetensors"))).unwrap();
+    }
+}

@@ -13,9 +13,9 @@ use std::path::Path;
 #[derive(Debug)]
 pub enum Codec {
     /// The bundled model's.
-    Patch(PatchAutoencoder),
+    Patch(Box<PatchAutoencoder>),
     /// Stable Diffusion's.
-    Kl(AutoencoderKl),
+    Kl(Box<AutoencoderKl>),
 }
 
 /// The contents of `vae/config.json`, checked.
@@ -73,8 +73,8 @@ fn takes_pictures(config: &VaeConfig) -> std::result::Result<(), String> {
 impl Codec {
     pub(super) fn new(config: &CodecConfig, vb: &VarBuilder) -> Result<Self> {
         Ok(match config {
-            CodecConfig::Patch(config) => Self::Patch(PatchAutoencoder::new(config, vb)?),
-            CodecConfig::Kl(config) => Self::Kl(AutoencoderKl::new(config, vb)?),
+            CodecConfig::Patch(config) => Self::Patch(Box::new(PatchAutoencoder::new(config, vb)?)),
+            CodecConfig::Kl(config) => Self::Kl(Box::new(AutoencoderKl::new(config, vb)?)),
         })
     }
 

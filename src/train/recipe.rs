@@ -72,7 +72,7 @@ impl Recipe {
 
 /// Runs the whole recipe, going on from what `recipe.out` holds. [`Error::Cancelled`] when `stop` was set.
 pub fn train(recipe: &Recipe, stop: &AtomicBool) -> Result<()> {
-    if recipe.batch == 0 || recipe.shards == 0 || recipe.batch % recipe.shards != 0 {
+    if recipe.batch == 0 || recipe.shards == 0 || !recipe.batch.is_multiple_of(recipe.shards) {
         let (batch, shards) = (recipe.batch, recipe.shards);
         return Err(Error::Training(format!("--batch {batch} is not a multiple of --shards {shards}")));
     }

@@ -61,7 +61,7 @@ impl Report {
 
     pub(super) fn step(&mut self, step: usize, figures: &Figures) {
         self.smooth.follow(figures);
-        if step % 20 == 0 {
+        if step.is_multiple_of(20) {
             self.history.push((step, self.smooth.loss()));
         }
         self.bar.set_position(step as u64);

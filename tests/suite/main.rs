@@ -1,16 +1,16 @@
 //! Black-box tests, in one binary: linking is slow.
 
+mod against_diffusers;
 mod browser;
+mod checkpoint;
 mod cli;
 mod data;
+mod diffusion;
 mod http;
 mod images;
-mod pipeline;
-mod tiny_model;
-mod diffusion;
 mod networks;
 mod parity;
-mod against_diffusers;
-mod checkpoint;
+mod pipeline;
+mod tiny_model;
 mod tokenizer;
 mod vae;

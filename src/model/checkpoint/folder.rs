@@ -44,7 +44,7 @@ pub(super) fn check_sizes(path: &Path, text: &ClipTextConfig, unet: &UNetConfig)
         ("max_position_embeddings", text.max_position_embeddings),
     ];
     check_counts(&path.join("text_encoder/config.json"), &text_counts)?;
-    if text.hidden_size % text.num_attention_heads != 0 {
+    if !text.hidden_size.is_multiple_of(text.num_attention_heads) {
         let message = format!("{} heads do not divide {} channels", text.num_attention_heads, text.hidden_size);
         return Err(Error::model(path.join("text_encoder/config.json"), message));
     }

@@ -14,12 +14,12 @@ impl CustomOp1 for Silu {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(x, layout)?;
-        output(vectorised(|| x.iter().map(|&v| v * sigmoid(v)).collect()), layout.shape().clone())
+        output(vectorised!(|| x.iter().map(|&v| v * sigmoid(v)).collect()), layout.shape().clone())
     }
 
     fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let dx = with_values([x, &grad.contiguous()?], |[x, dy]| {
-            vectorised(|| {
+            vectorised!(|| {
                 let derivative = |v: f32| {
                     let s = sigmoid(v);
                     s * (1.0 + v * (1.0 - s))
@@ -46,7 +46,7 @@ impl CustomOp1 for Geglu {
         *last = width;
         let x = values(x, layout)?;
         let mut y = vec![0.0; x.len() / 2];
-        vectorised(|| {
+        vectorised!(|| {
             for (row, out) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
                 let (value, gate) = row.split_at(width);
                 for ((o, v), g) in out.iter_mut().zip(value).zip(gate) {
@@ -61,11 +61,13 @@ impl CustomOp1 for Geglu {
         let width = res.dim(candle_core::D::Minus1)?;
         let dx = with_values([x, &grad.contiguous()?], |[x, dy]| {
             let mut dx = vec![0.0; x.len()];
-            vectorised(|| {
+            vectorised!(|| {
                 for ((row, dy), dx) in
                     x.chunks_exact(2 * width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(2 * width))
                 {
                     let ((value, gate), (d_value, d_gate)) = (row.split_at(width), dx.split_at_mut(width));
+                    let (value, gate, dy) = (&value[..width], &gate[..width], &dy[..width]);
+                    let (d_value, d_gate) = (&mut d_value[..width], &mut d_gate[..width]);
                     for i in 0..width {
                         let (cdf, density) = normal(gate[i]);
                         d_value[i] = dy[i] * gate[i] * cdf;

@@ -49,7 +49,7 @@ impl Attention {
     /// Softmax weights of `count` queries starting at `first`, into `scores` (count x keys).
     fn weights(&self, s: Sizes, q: Matrix<'_>, k: Matrix<'_>, first: usize, scores: &mut [f32]) {
         product(scores, s.keys, Onto::Nothing, s.scale(), q, k.transposed());
-        vectorised(|| {
+        vectorised!(|| {
             for (i, row) in scores.chunks_exact_mut(s.keys).enumerate() {
                 let seen = if self.causal { (first + i + 1).min(s.keys) } else { s.keys };
                 let (row, hidden) = row.split_at_mut(seen);
@@ -86,7 +86,7 @@ impl Attention {
                 product(dp, s.keys, Onto::Nothing, 1.0, dyh, vh.transposed());
                 let weights = Matrix::dense(p, count, s.keys);
                 product(&mut dv[h * s.head..], s.channels, Onto::Sum, 1.0, weights.transposed(), dyh);
-                vectorised(|| {
+                vectorised!(|| {
                     for (p, dp) in p.chunks_exact(s.keys).zip(dp.chunks_exact_mut(s.keys)) {
                         let along: f32 = p.iter().zip(dp.iter()).map(|(p, d)| p * d).sum();
                         dp.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - along));

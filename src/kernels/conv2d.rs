@@ -6,6 +6,7 @@
 use super::Padding;
 use super::gemm::{Matrix, Onto, product};
 use super::linear::column_sums;
+use super::math::vectorised;
 use super::native::{gradient, output, values, with_values};
 use super::threads;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
@@ -74,6 +75,7 @@ impl Sizes {
     }
 
     /// For the output position `p` and each part of its row: the offset in x of that part, or `None` in the padding.
+    #[inline(always)]
     fn for_each_part(&self, p: usize, mut f: impl FnMut(usize, Option<usize>)) {
         let (sample, y, x) =
             (p / (self.out_height * self.out_width), p / self.out_width % self.out_height, p % self.out_width);
@@ -100,14 +102,16 @@ impl Sizes {
     }
 
     fn fold_add(&self, rows: &[f32], first: usize, x: &mut [f32]) {
-        for (i, row) in rows.chunks_exact(self.patch()).enumerate() {
-            self.for_each_part(first + i, |at, offset| {
-                if let Some(offset) = offset {
-                    let target = &mut x[offset..offset + self.inputs];
-                    target.iter_mut().zip(&row[at..at + self.inputs]).for_each(|(t, v)| *t += v);
-                }
-            });
-        }
+        vectorised!(|| {
+            for (i, row) in rows.chunks_exact(self.patch()).enumerate() {
+                self.for_each_part(first + i, |at, offset| {
+                    if let Some(offset) = offset {
+                        let target = &mut x[offset..offset + self.inputs];
+                        target.iter_mut().zip(&row[at..at + self.inputs]).for_each(|(t, v)| *t += v);
+                    }
+                });
+            }
+        });
     }
 
     fn forward(&self, x: &[f32], w: &[f32], b: &[f32]) -> Vec<f32> {

@@ -1,6 +1,7 @@
 //! `x w^T + b` with its gradients.
 
 use super::gemm::{Matrix, Onto, product};
+use super::math::vectorised;
 use super::native::{gradient, output, values, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
@@ -66,8 +67,10 @@ fn backward(x: &[f32], w: &[f32], dy: &[f32], rows: usize, inputs: usize, output
 /// The sum of the rows of `x`, each `columns` long.
 pub(super) fn column_sums(x: &[f32], columns: usize) -> Vec<f32> {
     let mut sums = vec![0.0; columns];
-    for row in x.chunks_exact(columns) {
-        sums.iter_mut().zip(row).for_each(|(s, v)| *s += v);
-    }
+    vectorised!(|| {
+        for row in x.chunks_exact(columns) {
+            sums.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+        }
+    });
     sums
 }

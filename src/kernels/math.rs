@@ -1,11 +1,30 @@
 //! Elementary functions in a form that the compiler turns into vector instructions.
 //!
-//! Call them inside [`vectorised`]: it runs a loop compiled for the widest vectors this processor has.
+//! Call them inside [`vectorised`].
 
-/// Runs `f` compiled for AVX2 where there is one, for the baseline elsewhere.
-#[inline(always)]
-pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+/// `vectorised!(|| loops)` runs the loops compiled for the widest vectors this processor has. A macro, since the closure
+/// must be marked for inlining: a large one that is not keeps the baseline's instructions.
+macro_rules! vectorised {
+    (|| $body:expr) => {
+        pulp::Arch::new().dispatch($crate::kernels::math::Inlined(
+            #[inline(always)]
+            || $body,
+        ))
+    };
+}
+pub(super) use vectorised;
+
+/// A closure called through `FnMut`: the adapter to `FnOnce`, which pulp would call, is a function of its own that is not
+/// always inlined.
+pub(super) struct Inlined<F>(pub(super) F);
+
+impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Inlined<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn call(mut self) -> R {
+        (self.0)()
+    }
 }
 
 /// `e^x`, relative error below 3e-7; 0 below -87, clamped above 88. Cody-Waite reduction, then a polynomial of degree 6

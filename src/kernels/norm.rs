@@ -32,14 +32,14 @@ impl Norm {
             sums.chunks_exact(per_group).map(|g| g.iter().map(|&v| f64::from(v)).sum::<f64>() / count).collect()
         };
         let mut sums = vec![0.0f32; channels];
-        vectorised(|| {
+        vectorised!(|| {
             for row in x.chunks_exact(channels) {
                 sums.iter_mut().zip(row).for_each(|(s, v)| *s += v);
             }
         });
         let mean: Vec<f32> = spread(&over_groups(&sums), per_group);
         sums.fill(0.0);
-        vectorised(|| {
+        vectorised!(|| {
             for row in x.chunks_exact(channels) {
                 for ((s, v), m) in sums.iter_mut().zip(row).zip(&mean) {
                     *s += (v - m) * (v - m);
@@ -56,7 +56,7 @@ impl Norm {
         let scale: Vec<f32> = w.iter().zip(&inverse).map(|(w, i)| w * i).collect();
         let shift: Vec<f32> = b.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
         let silu = self.activation == Activation::Silu;
-        vectorised(|| {
+        vectorised!(|| {
             for (row, out) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
                 for (((o, v), s), t) in out.iter_mut().zip(row).zip(&scale).zip(&shift) {
                     *o = v * s + t;
@@ -73,14 +73,17 @@ impl Norm {
     fn backward_sample(&self, [x, w, b, dy]: [&[f32]; 4], dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
         let channels = w.len();
         let per_group = channels / self.groups;
-        let stats = self.statistics(x, channels);
-        let (mean, inverse) = (&stats.mean[..], &stats.inverse[..]);
+        let Statistics { mean, inverse } = self.statistics(x, channels);
         let silu = self.activation == Activation::Silu;
         let (mut sum_dz, mut sum_dz_xh) = (vec![0.0f32; channels], vec![0.0f32; channels]);
-        vectorised(|| {
+        // Slices of one known length, here and below, so that the compiler drops the bounds checks and can vectorise.
+        vectorised!(|| {
+            let (mean, inverse, w, b) = (&mean[..channels], &inverse[..channels], &w[..channels], &b[..channels]);
+            let (sum_dz, sum_dz_xh) = (&mut sum_dz[..channels], &mut sum_dz_xh[..channels]);
             for ((x, dy), dz) in
                 x.chunks_exact(channels).zip(dy.chunks_exact(channels)).zip(dx.chunks_exact_mut(channels))
             {
+                let (x, dy, dz) = (&x[..channels], &dy[..channels], &mut dz[..channels]);
                 for c in 0..channels {
                     let xh = (x[c] - mean[c]) * inverse[c];
                     let mut d = dy[c];
@@ -104,9 +107,12 @@ impl Norm {
                 weighted.chunks_exact(per_group).map(|g| f64::from(g.iter().sum::<f32>() / count)).collect();
             spread(&means, per_group)
         };
-        let (mean_d, mean_d_xh) = (&group_mean(&sum_dz)[..], &group_mean(&sum_dz_xh)[..]);
-        vectorised(|| {
+        let (mean_d, mean_d_xh) = (group_mean(&sum_dz), group_mean(&sum_dz_xh));
+        vectorised!(|| {
+            let (mean, inverse, w) = (&mean[..channels], &inverse[..channels], &w[..channels]);
+            let (mean_d, mean_d_xh) = (&mean_d[..channels], &mean_d_xh[..channels]);
             for (x, dx) in x.chunks_exact(channels).zip(dx.chunks_exact_mut(channels)) {
+                let (x, dx) = (&x[..channels], &mut dx[..channels]);
                 for c in 0..channels {
                     let xh = (x[c] - mean[c]) * inverse[c];
                     dx[c] = inverse[c] * (w[c] * dx[c] - mean_d[c] - xh * mean_d_xh[c]);

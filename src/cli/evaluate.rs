@@ -1,5 +1,6 @@
 //! `limner evaluate`: how well a model draws what it is asked, by a judge trained on the real pictures.
 
+use crate::image::{self, RgbImage};
 use crate::pipeline::Pipeline;
 use crate::request::{GenerateRequest, Plan};
 use crate::train::data::Dataset;
@@ -7,7 +8,6 @@ use crate::train::evaluate::{self, Report};
 use crate::train::judge::{self, Judge};
 use crate::{Error, Result};
 use candle_core::Device;
-use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 
@@ -24,8 +24,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "G")]
     guidance: Option<String>,
     /// The data set the model was trained on
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "sheet")]
+    data: Option<PathBuf>,
+    /// Draw the model's contact sheet into this file: one picture for each line of prompts.txt in its folder
+    #[arg(long, value_name = "FILE", requires = "model")]
+    sheet: Option<PathBuf>,
     /// The judge's file; trained and written when it does not exist [default: judge.safetensors beside the data's index]
     #[arg(long, value_name = "FILE")]
     judge: Option<PathBuf>,
@@ -43,17 +46,44 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(args: Args) -> Result<()> {
-    let data = Dataset::open(&args.data)?;
+/// Pictures beside each other on a contact sheet.
+const SHEET_COLUMNS: usize = 12;
+
+impl Args {
+    /// A request that says what was chosen for every picture.
+    fn request(&self) -> GenerateRequest {
+        let (steps, guidance) = (self.steps.clone(), self.guidance.clone());
+        GenerateRequest { steps, guidance, ..GenerateRequest::default() }
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    if let (Some(file), Some(folder)) = (&args.sheet, &args.model) {
+        draw_sheet(args, folder, file)?;
+    }
+    args.data.as_ref().map_or(Ok(()), |data| judge_model(args, data))
+}
+
+fn draw_sheet(args: &Args, folder: &Path, file: &Path) -> Result<()> {
+    let list = folder.join("prompts.txt");
+    let prompts = std::fs::read_to_string(&list).map_err(Error::io(&list))?;
+    let pipeline = Pipeline::load(folder, &Device::Cpu)?;
+    let draw = |prompt| paint(&pipeline, &args.request(), prompt, args.seed);
+    let pictures = prompts.lines().map(draw).collect::<Result<Vec<_>>>()?;
+    image::write_file(file, &image::encode_png(&image::grid(&pictures, SHEET_COLUMNS), &[])?)
+}
+
+fn judge_model(args: &Args, folder: &Path) -> Result<()> {
+    let data = Dataset::open(folder)?;
     let pixels = data.load_pixels()?;
-    let file = args.judge.unwrap_or_else(|| args.data.join("judge.safetensors"));
+    let file = args.judge.clone().unwrap_or_else(|| folder.join("judge.safetensors"));
     let judge = judge_in(&file, &data, &pixels, args.judge_steps)?;
     let settings = evaluate::Settings { prompts: args.prompts, seed: args.seed };
     let report = match &args.model {
         None => evaluate::evaluate(&data, &pixels, &judge, &settings, None)?,
         Some(folder) => {
             let pipeline = Pipeline::load(folder, &Device::Cpu)?;
-            let asked = GenerateRequest { steps: args.steps, guidance: args.guidance, ..GenerateRequest::default() };
+            let asked = args.request();
             let bar = ProgressBar::new_spinner();
             let mut painter = |prompt: &str, seed: u64| {
                 bar.inc(1);

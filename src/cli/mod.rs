@@ -78,7 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Data(args) => data::run(args),
         Command::Train(args) => train::run(args),
-        Command::Evaluate(args) => evaluate::run(args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Bench(args) => bench::run(args),
     }
 }

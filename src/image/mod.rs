@@ -4,13 +4,15 @@
 //! decoded; EXIF orientation applied; transparency laid on white; 16-bit and grey become 8-bit RGB; embedded colour
 //! profiles are ignored; of an animation the first frame. Nothing of the file but its pixels goes any further.
 
+mod grid;
 mod mask;
 mod read;
 mod tensor;
 mod write;
 
 pub use ::image::RgbImage;
+pub use grid::grid;
 pub use mask::Mask;
 pub use read::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, fit, read};
-pub use tensor::{from_tensor, to_tensor};
+pub use tensor::{batch_from_tensor, from_tensor, to_tensor};
 pub use write::{Text, encode_png, read_png_text, write_file};

@@ -23,6 +23,11 @@ pub fn from_tensor(x: &Tensor) -> Result<RgbImage> {
         .ok_or_else(|| Error::NonFinite(format!("a decoded picture has shape {:?}", x.dims())))
 }
 
+/// (B, 3, H, W) to B pictures, as [`from_tensor`].
+pub fn batch_from_tensor(x: &Tensor) -> Result<Vec<RgbImage>> {
+    (0..x.dim(0)?).map(|i| from_tensor(&x.narrow(0, i, 1)?)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,11 +1,12 @@
 //! The first part: the autoencoder, trained on pictures alone.
 
 use super::data::Dice;
-use super::pixels::{Pixels, to_bytes};
-use super::report::{grid, save_picture};
+use super::pixels::Pixels;
+use super::report::save_picture;
 use super::state;
 use super::task::{Figures, Task};
 use crate::diffusion::noise::Philox;
+use crate::image::{RgbImage, batch_from_tensor, grid};
 use crate::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -63,10 +64,11 @@ impl Task for CodecTask<'_> {
     fn preview(&self, vb: &VarBuilder<'_>, path: &Path) -> Result<()> {
         let model = PatchAutoencoder::new(&self.config, vb)?;
         let chosen: Vec<usize> = (0..24).map(|i| i * self.indices.len() / 24).map(|i| self.indices[i]).collect();
-        let restored = to_bytes(&model.decode(&model.encode(&self.pixels.batch(&chosen, || false)?)?.mean)?)?;
-        let pairs: Vec<Vec<u8>> =
-            chosen.iter().zip(restored).flat_map(|(&i, r)| [self.pixels.picture(i).to_vec(), r]).collect();
-        save_picture(&grid(&pairs, self.pixels.size(), 12), path)
+        let latents = model.encode(&self.pixels.batch(&chosen, || false)?)?.mean;
+        let restored = batch_from_tensor(&model.decode(&latents)?)?;
+        let pairs: Vec<RgbImage> =
+            chosen.iter().zip(restored).flat_map(|(&i, r)| [self.pixels.picture(i), r]).collect();
+        save_picture(&grid(&pairs, 12), path)
     }
 
     fn export(&self, vb: &VarBuilder<'_>) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Bytes of a data set's pictures to tensors and back.
 
 use crate::Result;
+use ::image::{Rgb, RgbImage};
 use candle_core::{Device, Tensor};
 
 /// All pictures of a data set in memory, RGB bytes.
@@ -21,8 +22,16 @@ impl Pixels {
         self.size
     }
 
-    /// One picture's bytes.
-    pub fn picture(&self, index: usize) -> &[u8] {
+    /// One picture.
+    pub fn picture(&self, index: usize) -> RgbImage {
+        let side = self.size as u32;
+        RgbImage::from_fn(side, side, |x, y| {
+            let at = (y * side + x) as usize * 3;
+            Rgb(std::array::from_fn(|channel| self.bytes_of(index)[at + channel]))
+        })
+    }
+
+    fn bytes_of(&self, index: usize) -> &[u8] {
         let n = self.size * self.size * 3;
         &self.bytes[index * n..(index + 1) * n]
     }
@@ -32,7 +41,7 @@ impl Pixels {
         let area = self.size * self.size;
         let mut values = Vec::with_capacity(indices.len() * 3 * area);
         for &index in indices {
-            let (picture, mirror) = (self.picture(index), mirrored());
+            let (picture, mirror) = (self.bytes_of(index), mirrored());
             for channel in 0..3 {
                 values.extend((0..area).map(|p| {
                     let (y, x) = (p / self.size, p % self.size);
@@ -43,14 +52,4 @@ impl Pixels {
         }
         Ok(Tensor::from_vec(values, (indices.len(), 3, self.size, self.size), &Device::Cpu)?)
     }
-}
-
-/// Pictures (B, 3, H, W), about [-1, 1], to RGB bytes, clipped and rounded.
-pub fn to_bytes(pictures: &Tensor) -> Result<Vec<Vec<u8>>> {
-    let byte = |v: f32| ((v + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
-    let one = |i| -> Result<Vec<u8>> {
-        let values = pictures.get(i)?.permute((1, 2, 0))?.flatten_all()?.to_vec1::<f32>()?;
-        Ok(values.into_iter().map(byte).collect())
-    };
-    (0..pictures.dim(0)?).map(one).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::fit::Settings;
 use super::task::Figures;
+use crate::image::{encode_png, write_file};
 use crate::{Error, Result};
 use ::image::{Rgb, RgbImage};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
@@ -154,25 +155,7 @@ fn text(canvas: &mut RgbImage, x: i64, y: i64, digits: &str) {
     }
 }
 
-/// Pictures of one size, row by row, `columns` beside each other with a thin gap. Each is `size * size * 3` bytes RGB.
-pub(super) fn grid(pictures: &[Vec<u8>], size: usize, columns: usize) -> RgbImage {
-    let (step, gap) = (size as u32 + 4, 4);
-    let rows = pictures.len().div_ceil(columns) as u32;
-    let mut canvas = RgbImage::from_pixel(columns as u32 * step + gap, rows * step + gap, Rgb([230, 230, 235]));
-    for (i, picture) in pictures.iter().enumerate() {
-        let (x0, y0) = ((i % columns) as u32 * step + gap, (i / columns) as u32 * step + gap);
-        for (p, rgb) in picture.as_chunks::<3>().0.iter().enumerate() {
-            canvas.put_pixel(x0 + (p % size) as u32, y0 + (p / size) as u32, Rgb(*rgb));
-        }
-    }
-    canvas
-}
-
-/// Writes a PNG under a temporary name, then renames it.
+/// Writes a PNG.
 pub(super) fn save_picture(picture: &RgbImage, path: &Path) -> Result<()> {
-    let temporary = path.with_extension("partial");
-    picture
-        .save_with_format(&temporary, ::image::ImageFormat::Png)
-        .map_err(|e| Error::Training(format!("{}: {e}", path.display())))?;
-    std::fs::rename(&temporary, path).map_err(Error::io(path))
+    write_file(path, &encode_png(picture, &[])?)
 }

@@ -1,6 +1,5 @@
 //! Black-box tests, in one binary: linking is slow.
 
-mod against_diffusers;
 mod browser;
 mod checkpoint;
 mod cli;

@@ -78,7 +78,7 @@ impl Pipeline {
         let factor = self.model.codec.factor();
         Facts {
             name: self.model.name.clone(),
-            multiple_of: factor << self.model.unet.config().block_out_channels.len().saturating_sub(1),
+            multiple_of: factor,
             width: self.model.unet.config().sample_size * factor,
             height: self.model.unet.config().sample_size * factor,
             steps: 20,

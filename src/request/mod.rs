@@ -4,6 +4,7 @@
 //! [`Plan::new`] reads them, so that "7,5", `1e999` and a missing field get the same answer at every door, and so that
 //! all wrong fields are reported together.
 
+mod check;
 mod json;
 mod numbers;
 mod plan;

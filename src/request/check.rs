@@ -1,0 +1,300 @@
+//! From what was typed to a plan, field by field.
+
+use super::numbers::{real, whole};
+use super::plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_SIDE, Plan, Start};
+use super::{GenerateRequest, quoted};
+use crate::diffusion::noise::NoiseKind;
+use crate::diffusion::sampler::Sampler;
+use crate::diffusion::schedule::Spacing;
+use crate::error::{FieldError, Result};
+use crate::image::{self, Mask, RgbImage};
+use std::hash::{BuildHasher, Hasher};
+use std::str::FromStr;
+
+/// The range of the guidance scale.
+const GUIDANCE: std::ops::RangeInclusive<f64> = 0.0..=50.0;
+/// Share of the ladder that redraws a picture without a mask, as other programs have it.
+const PICTURE_STRENGTH: f64 = 0.75;
+
+/// Collects errors and carries on with a stand-in, so that one pass finds everything.
+pub(super) struct Checker {
+    pub(super) errors: Vec<FieldError>,
+}
+
+impl Checker {
+    pub(super) fn plan(&mut self, request: &GenerateRequest, facts: &Facts) -> Plan {
+        let count = self.count("count", &request.count, 1, MAX_COUNT);
+        let (width, height) = self.size(request, facts, count);
+        Plan {
+            prompt: self.prompt(request),
+            negative_prompt: self.text("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
+            steps: self.count("steps", &request.steps, facts.steps.clamp(1, facts.max_steps()), facts.max_steps()),
+            guidance: self.or_default("guidance", &request.guidance, facts.guidance, |f, t| real(f, t, GUIDANCE)),
+            guidance_rescale: self
+                .or_default("guidance_rescale", &request.guidance_rescale, 0.0, |f, t| real(f, t, 0.0..=1.0)),
+            sampler: self
+                .or_default("sampler", &request.sampler, Sampler::default(), |f, t| one_of(f, t, &Sampler::names())),
+            schedule: self
+                .or_default("schedule", &request.schedule, Spacing::default(), |f, t| one_of(f, t, &Spacing::names())),
+            seed: self.seed(&request.seed),
+            count,
+            width,
+            height,
+            start: self.start(request, width, height),
+            noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
+        }
+    }
+
+    /// The value, or `stand_in` with the error noted.
+    fn note<T>(&mut self, outcome: Result<T, FieldError>, stand_in: T) -> T {
+        outcome.unwrap_or_else(|error| {
+            self.errors.push(error);
+            stand_in
+        })
+    }
+
+    /// What was typed, read by `read`; the default where nothing was typed.
+    fn or_default<T>(
+        &mut self,
+        field: &str,
+        typed: &Option<String>,
+        default: T,
+        read: impl Fn(&str, &str) -> Result<T, FieldError>,
+    ) -> T {
+        match typed.as_deref().map(str::trim) {
+            None | Some("") => default,
+            Some(text) => self.note(read(field, text), default),
+        }
+    }
+
+    fn count(&mut self, field: &str, typed: &Option<String>, default: usize, most: usize) -> usize {
+        self.or_default(field, typed, default, |f, t| whole(f, t, 1..=most as u64).map(|n| n as usize))
+    }
+
+    fn prompt(&mut self, request: &GenerateRequest) -> String {
+        match &request.prompt {
+            Some(prompt) => self.text("prompt", prompt),
+            // A prompt of the wrong type is noted already.
+            None if self.errors.iter().any(|error| error.field == "prompt") => String::new(),
+            None => {
+                let message = "is missing; \"\" draws without a prompt";
+                self.note(Err(FieldError::new("prompt", "required", message)), String::new())
+            }
+        }
+    }
+
+    /// Refuses NUL and excess length; takes out other control characters (but keeps line breaks and tabs) and blank
+    /// ends, zero-width spaces among them.
+    fn text(&mut self, field: &str, text: &str) -> String {
+        if text.contains('\0') {
+            self.errors.push(FieldError::new(field, "control_character", "contains a NUL character"));
+        }
+        let length = text.chars().count();
+        if length > MAX_PROMPT_CHARS {
+            let message = format!("may have at most {MAX_PROMPT_CHARS} characters, has {length}");
+            self.errors.push(FieldError::new(field, "too_long", message).range(0.0, MAX_PROMPT_CHARS as f64));
+        }
+        let kept: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
+        kept.trim_matches(|c: char| c.is_whitespace() || c == '\u{200b}' || c == '\u{feff}').to_owned()
+    }
+
+    fn seed(&mut self, typed: &Option<String>) -> u64 {
+        match typed.as_deref().map(str::trim) {
+            None | Some("" | "-1") => random_seed(),
+            Some(text) => self.note(whole("seed", text, 0..=u64::MAX), 0),
+        }
+    }
+
+    fn size(&mut self, request: &GenerateRequest, facts: &Facts, count: usize) -> (usize, usize) {
+        let side = |field: &str, text: &str| side(field, text, facts.multiple_of);
+        let before = self.errors.len();
+        let width = self.or_default("width", &request.width, facts.width, side);
+        let height = self.or_default("height", &request.height, facts.height, side);
+        if self.errors.len() == before && count * width * height > MAX_PIXELS {
+            let pixels = count * width * height;
+            let message = format!(
+                "{count} pictures of {width} x {height} are {pixels} pixels; one request may have {MAX_PIXELS} in all"
+            );
+            self.errors.push(FieldError::new("count", "too_many_pixels", message));
+        }
+        (width, height)
+    }
+
+    fn start(&mut self, request: &GenerateRequest, width: usize, height: usize) -> Start {
+        let default = if request.mask.is_some() { 1.0 } else { PICTURE_STRENGTH };
+        let strength = self.or_default("strength", &request.strength, default, |f, t| real(f, t, 0.01..=1.0));
+        let Some(bytes) = &request.image else {
+            self.needs_picture("mask", request.mask.is_some());
+            self.needs_picture("strength", request.strength.as_deref().is_some_and(|typed| !typed.trim().is_empty()));
+            return Start::Noise;
+        };
+        self.picture(bytes, request.mask.as_deref(), width as u32, height as u32)
+            .map_or(Start::Noise, |(picture, mask)| Start::Picture { picture, strength, mask })
+    }
+
+    fn needs_picture(&mut self, field: &str, given: bool) {
+        // A picture that could not be read is noted already.
+        if given && !self.errors.iter().any(|error| error.field == "image") {
+            self.errors.push(FieldError::new(field, "without_image", "was given without a picture (the field image)"));
+        }
+    }
+
+    /// Picture and mask at the plan's size. The mask is compared with the upright picture as it was sent.
+    fn picture(
+        &mut self,
+        image: &[u8],
+        mask: Option<&[u8]>,
+        width: u32,
+        height: u32,
+    ) -> Option<(RgbImage, Option<Mask>)> {
+        let picture = self.note(image::read("image", image).map(Some), None)?;
+        let mask = match mask.map(|bytes| Mask::read(bytes, picture.dimensions())?.fit(width, height)) {
+            None => None,
+            Some(read) => Some(self.note(read.map(Some), None)?),
+        };
+        Some((image::fit(picture, width, height), mask))
+    }
+}
+
+/// A side in pixels: a multiple of `multiple`, which is also the smallest.
+fn side(field: &str, typed: &str, multiple: usize) -> Result<usize, FieldError> {
+    let most = MAX_SIDE / multiple * multiple;
+    let pixels = whole(field, typed, multiple as u64..=most as u64)? as usize;
+    if pixels.is_multiple_of(multiple) {
+        return Ok(pixels);
+    }
+    let below = pixels / multiple * multiple;
+    let message =
+        format!("must be a multiple of {multiple}, was {pixels}; the nearest are {below} and {}", below + multiple);
+    Err(FieldError::new(field, "multiple_of", message).range(multiple as f64, most as f64))
+}
+
+fn one_of<T: FromStr>(field: &str, typed: &str, names: &[&str]) -> Result<T, FieldError> {
+    typed.parse().map_err(|_| {
+        let message = format!("must be one of {}, was {}", names.join(", "), quoted(typed));
+        FieldError::new(field, "unknown_value", message)
+    })
+}
+
+fn noise(field: &str, typed: &str) -> Result<NoiseKind, FieldError> {
+    match typed {
+        "philox" => Ok(NoiseKind::Philox),
+        "torch-cpu" | "torch_cpu" => Ok(NoiseKind::TorchCpu),
+        _ => {
+            let message = format!("must be one of philox, torch-cpu, was {}", quoted(typed));
+            Err(FieldError::new(field, "unknown_value", message))
+        }
+    }
+}
+
+/// A seed below 2^32, short enough to be typed again. The standard library's hasher is keyed by the system's generator.
+fn random_seed() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish() >> 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    fn facts() -> Facts {
+        Facts { name: "tiny".into(), multiple_of: 16, width: 64, height: 64, steps: 20, guidance: 5.0, times: 1000 }
+    }
+
+    fn request(set: &[(&str, &str)]) -> GenerateRequest {
+        let mut request = GenerateRequest { prompt: Some("red apple".into()), ..Default::default() };
+        for (field, value) in set {
+            assert!(request.set_text(field, (*value).into()), "{field}");
+        }
+        request
+    }
+
+    fn errors(request: &GenerateRequest) -> Vec<FieldError> {
+        match Plan::new(request, &facts()) {
+            Err(Error::Invalid(errors)) => errors,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn code(set: &[(&str, &str)]) -> &'static str {
+        let found = errors(&request(set));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].code
+    }
+
+    fn png(width: u32, height: u32, value: u8) -> Vec<u8> {
+        image::encode_png(&RgbImage::from_pixel(width, height, ::image::Rgb([value; 3])), &[]).unwrap()
+    }
+
+    #[test]
+    fn defaults_come_from_the_model() {
+        let plan = Plan::new(&request(&[("steps", ""), ("seed", "7")]), &facts()).unwrap();
+        assert_eq!((plan.steps, plan.width, plan.height, plan.count, plan.seed), (20, 64, 64, 1, 7));
+        assert_eq!((plan.guidance, plan.start, plan.noise), (5.0, Start::Noise, NoiseKind::Philox));
+    }
+
+    #[test]
+    fn each_wrong_value_has_its_code() {
+        for (field, value, expected) in [
+            ("steps", "0", "out_of_range"),
+            ("steps", "1001", "out_of_range"),
+            ("guidance", "NaN", "not_finite"),
+            ("guidance", "1e999", "not_finite"),
+            ("width", "0", "out_of_range"),
+            ("width", "100000", "out_of_range"),
+            ("height", "65", "multiple_of"),
+            ("sampler", "__proto__", "unknown_value"),
+            ("schedule", "karass", "unknown_value"),
+            ("noise", "dice", "unknown_value"),
+            ("seed", "18446744073709551616", "out_of_range"),
+            ("seed", "-2", "out_of_range"),
+            ("count", "1000000000", "out_of_range"),
+            ("prompt", "a\0b", "control_character"),
+            ("strength", "0", "out_of_range"),
+        ] {
+            let found = errors(&request(&[(field, value)]));
+            assert_eq!((found[0].field.as_str(), found[0].code), (field, expected), "{found:?}");
+        }
+        assert_eq!(code(&[("strength", "0.5")]), "without_image");
+        assert_eq!(code(&[("width", "2048"), ("height", "2048"), ("count", "2")]), "too_many_pixels");
+    }
+
+    #[test]
+    fn messages_name_what_was_given_and_what_is_known() {
+        let found = errors(&request(&[("sampler", "eular"), ("width", "520"), ("steps", "0")]));
+        let text = Error::Invalid(found).to_string();
+        for part in ["dpmpp_2m", "\"eular\"", "512 and 528", "between 1 and 1000, was 0"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_seed_is_chosen_at_the_door() {
+        for typed in ["", "-1", " "] {
+            assert!(Plan::new(&request(&[("seed", typed)]), &facts()).unwrap().seed < 1 << 32);
+        }
+        let plan = Plan::new(&request(&[("seed", "18446744073709551615"), ("count", "2")]), &facts()).unwrap();
+        assert_eq!((plan.seed_of(0), plan.seed_of(1)), (u64::MAX, 0));
+        assert_ne!(random_seed(), random_seed());
+    }
+
+    #[test]
+    fn a_prompt_may_be_empty_but_not_missing() {
+        assert_eq!(Plan::new(&request(&[("prompt", " \u{200b} ")]), &facts()).unwrap().prompt, "");
+        assert_eq!(errors(&GenerateRequest::default())[0].code, "required");
+        assert_eq!(Plan::new(&request(&[("prompt", "a\u{1b}[31mb\n")]), &facts()).unwrap().prompt, "a[31mb");
+    }
+
+    #[test]
+    fn pictures_are_fitted_and_masks_must_match() {
+        let mut good = request(&[]);
+        (good.image, good.mask) = (Some(png(100, 50, 9)), Some(png(100, 50, 255)));
+        let Start::Picture { picture, strength, mask } = Plan::new(&good, &facts()).unwrap().start else { panic!() };
+        assert_eq!((picture.dimensions(), strength, mask.unwrap().as_grey().dimensions()), ((64, 64), 1.0, (64, 64)));
+        let with = |image: Option<Vec<u8>>, mask| errors(&GenerateRequest { image, mask, ..request(&[]) })[0].code;
+        assert_eq!(with(Some(png(64, 64, 9)), Some(png(64, 32, 255))), "mask_size");
+        assert_eq!(with(Some(png(64, 64, 9)), Some(png(64, 64, 0))), "mask_empty");
+        assert_eq!(with(None, Some(png(64, 64, 255))), "without_image");
+        assert_eq!(with(Some(b"GIF89a".to_vec()), None), "not_an_image");
+    }
+}

@@ -125,7 +125,7 @@ async fn a_picture_and_a_mask_go_in_as_base64() {
 
 #[tokio::test]
 async fn wrong_values_are_all_named() {
-    let body = r#"{"prompt":"x","steps":0,"guidance":1e999,"width":40,"sampler":"__proto__","stepz":1,"mask":"AAAA"}"#;
+    let body = r#"{"prompt":"x","steps":0,"guidance":1e999,"width":44,"sampler":"__proto__","stepz":1,"mask":"AAAA"}"#;
     let (status, problem) = api(body).await;
     assert_eq!(status, 422);
     assert_eq!((problem["type"].as_str(), problem["status"].as_u64()), (Some("urn:limner:invalid_request"), Some(422)));

@@ -71,7 +71,13 @@ impl Sizes {
 
     /// Output positions unfolded at a time: a function of the sizes alone, so that results do not depend on threads.
     fn chunk(&self) -> usize {
-        (self.positions / 4).next_multiple_of(16).clamp(16, 256)
+        (self.positions / 2).next_multiple_of(16).clamp(16, 256)
+    }
+
+    /// The same for the gradients, which are not spread over threads. Each chunk packs all weights and goes over their
+    /// whole gradient, so it has as many rows as fit in a few megabytes.
+    fn gradient_chunk(&self) -> usize {
+        ((1 << 20) / self.patch()).clamp(256, 1024).min(self.positions)
     }
 
     /// For the output position `p` and each part of its row: the offset in x of that part, or `None` in the padding.
@@ -130,7 +136,7 @@ impl Sizes {
     /// Gradients of x, w and b. On one thread: the trainer spreads samples over the cores instead.
     fn backward(&self, x: &[f32], w: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
-        let (patch, chunk) = (self.patch(), self.chunk());
+        let (patch, chunk) = (self.patch(), self.gradient_chunk());
         let weights = Matrix::dense(w, self.outputs, patch);
         let mut rows = vec![0.0; chunk * patch];
         for (i, dy) in dy.chunks(chunk * self.outputs).enumerate() {

@@ -4,9 +4,10 @@
 //! run's settings and not of the machine, so that a run can be resumed elsewhere.
 
 use super::task::{Figures, Task};
-use crate::{Error, Result, kernels};
+use crate::{Result, kernels};
 use candle_core::Var;
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 
 /// Mean gradient of every variable and mean figures over all shards.
 pub(super) struct Gradient {
@@ -24,15 +25,10 @@ pub(super) fn gradient<T: Task>(
     stream: u64,
 ) -> Result<Gradient> {
     let per_shard = samples.len().div_ceil(shards);
-    let parts: Vec<Gradient> = std::thread::scope(|scope| {
-        let start = |(i, samples)| scope.spawn(move || shard(task, vb, variables, samples, stream + i as u64));
-        let threads: Vec<_> = samples.chunks(per_shard).enumerate().map(start).collect();
-        let joined = threads
-            .into_iter()
-            .map(|t| t.join().unwrap_or_else(|_| Err(Error::Training("a training thread panicked".into()))));
-        joined.collect::<Result<_>>()
-    })?;
-    Ok(mean(parts))
+    // On rayon's threads, which stay: the allocator gives a thread's memory back when it ends.
+    let parts = samples.par_chunks(per_shard).enumerate();
+    let parts = parts.map(|(i, samples)| shard(task, vb, variables, samples, stream + i as u64));
+    Ok(mean(parts.collect::<Result<_>>()?))
 }
 
 fn shard<T: Task>(
@@ -60,12 +56,12 @@ fn mean(parts: Vec<Gradient>) -> Gradient {
     let mut parts = parts.into_iter();
     let mut total = parts.next().unwrap_or(Gradient { values: Vec::new(), figures: Figures::default() });
     for part in parts {
-        for (sum, g) in total.values.iter_mut().zip(part.values) {
+        total.values.par_iter_mut().zip(part.values).for_each(|(sum, g)| {
             sum.iter_mut().zip(g).for_each(|(s, g)| *s += g);
-        }
+        });
         total.figures.add(&part.figures);
     }
-    total.values.iter_mut().flatten().for_each(|v| *v *= scale);
+    total.values.par_iter_mut().for_each(|values| values.iter_mut().for_each(|v| *v *= scale));
     total.figures.scale(f64::from(scale));
     total
 }

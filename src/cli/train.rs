@@ -38,12 +38,39 @@ pub(super) struct Args {
     /// Parts of a batch that are computed side by side; part of the run, not of the machine
     #[arg(long, default_value_t = 2)]
     shards: usize,
+    /// How noise levels count in the loss of text encoder and U-Net
+    #[arg(long, value_enum, default_value_t = LossWeights::Balanced)]
+    weighting: LossWeights,
     /// Where all random choices start
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Minutes between checkpoints, each with a loss plot and a sheet of samples
     #[arg(long, default_value_t = 5.0)]
     report_minutes: f64,
+}
+
+/// [`Weighting`], by name.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LossWeights {
+    /// DDPM's: all noise levels alike
+    Simple,
+    /// As in the evidence lower bound
+    Elbo,
+    /// min(SNR, 5)
+    MinSnr,
+    /// min(SNR, 5) + 1
+    Balanced,
+}
+
+impl From<LossWeights> for Weighting {
+    fn from(name: LossWeights) -> Self {
+        match name {
+            LossWeights::Simple => Self::Simple,
+            LossWeights::Elbo => Self::Elbo,
+            LossWeights::MinSnr => Self::MinSnr { gamma: 5.0 },
+            LossWeights::Balanced => Self::Balanced { gamma: 5.0 },
+        }
+    }
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
@@ -63,7 +90,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         batch: args.batch,
         shards: args.shards,
         seed: args.seed,
-        weighting: Weighting::MinSnr { gamma: 5.0 },
+        weighting: args.weighting.into(),
         report_every: Duration::from_secs_f64(60.0 * args.report_minutes),
     };
     recipe::train(&recipe, &stop)

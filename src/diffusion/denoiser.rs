@@ -179,6 +179,13 @@ pub enum Weighting {
         /// Where the weight stops growing with the signal-to-noise ratio.
         gamma: f64,
     },
+    /// `min(SNR, gamma) + 1` on the error of the clean picture: min-SNR, and the 1 by which the loss of velocity prediction
+    /// exceeds that of noise prediction (Salimans and Ho, arXiv:2202.00512, section 4). Where noise is strong a picture
+    /// can be told by its text alone, and with the other weights that counts for next to nothing.
+    Balanced {
+        /// Where the weight stops growing with the signal-to-noise ratio.
+        gamma: f64,
+    },
 }
 
 /// The denoising-score-matching loss of a batch.
@@ -221,6 +228,7 @@ impl<N: Network> Preconditioned<N> {
         match weighting {
             Weighting::Simple => 1.0,
             Weighting::MinSnr { gamma } => snr.min(gamma) * out * out,
+            Weighting::Balanced { gamma } => (snr.min(gamma) + 1.0) * out * out,
             Weighting::Elbo => {
                 let gap = self.schedule.log_sigma_gap(self.schedule.t(sigma));
                 self.schedule.steps() as f64 * gap * snr * out * out

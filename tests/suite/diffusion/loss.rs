@@ -104,9 +104,13 @@ fn the_weights_are_the_published_ones() {
         ];
         for (prediction, weight) in published {
             let network = Optimal::new(prediction, VARIANCE);
-            let loss = loss(&network, prediction, VARIANCE, &[sigma], Weighting::MinSnr { gamma: 5.0 });
-            let objective = loss.objective.to_scalar::<f64>().unwrap();
-            assert_close(&[objective / loss.simple], &[weight], 1e-12 * weight.max(1.0));
+            let ratio = |weighting| {
+                let loss = loss(&network, prediction, VARIANCE, &[sigma], weighting);
+                loss.objective.to_scalar::<f64>().unwrap() / loss.simple
+            };
+            let balanced = weight * (least + 1.0) / least;
+            assert_close(&[ratio(Weighting::MinSnr { gamma: 5.0 })], &[weight], 1e-12 * weight.max(1.0));
+            assert_close(&[ratio(Weighting::Balanced { gamma: 5.0 })], &[balanced], 1e-12 * balanced.max(1.0));
         }
     }
 }

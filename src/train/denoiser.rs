@@ -13,7 +13,7 @@ use crate::image::{batch_from_tensor, grid};
 use crate::model::autoencoder::PatchAutoencoder;
 use crate::model::clip::{ClipTextConfig, ClipTextModel, HiddenActivation};
 use crate::model::tokenizer::Tokenizer;
-use crate::model::unet::{DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
+use crate::model::unet::{AdditionEmbedType, DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -61,6 +61,8 @@ impl DenoiserConfig {
             block_out_channels: vec![128, 256],
             layers_per_block: 1,
             cross_attention_dim: text.hidden_size,
+            addition_embed_type: Some(AdditionEmbedType::Text),
+            addition_embed_type_num_heads: text.num_attention_heads,
             attention_head_dim: PerBlock::Each(vec![4, 8]),
             use_linear_projection: true,
             ..UNetConfig::default()

@@ -55,6 +55,14 @@ pub enum UpBlockType {
     CrossAttention,
 }
 
+/// What is added to the time embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdditionEmbedType {
+    /// The text states, pooled.
+    Text,
+}
+
 /// Sizes of a `UNet2DConditionModel`.
 ///
 /// Reading one from JSON takes diffusers' default for a field that is not there, ignores fields that change nothing
@@ -91,6 +99,10 @@ pub struct UNetConfig {
     pub norm_eps: f64,
     /// Channels of the text states.
     pub cross_attention_dim: usize,
+    /// What is added to the time embedding; nothing in most models.
+    pub addition_embed_type: Option<AdditionEmbedType>,
+    /// Attention heads of the pooling that makes it.
+    pub addition_embed_type_num_heads: usize,
     /// Number of attention heads per block: diffusers' name for it is a historic slip that checkpoints keep.
     pub attention_head_dim: PerBlock,
     /// Transformer layers per transformer.
@@ -117,6 +129,8 @@ impl Default for UNetConfig {
             norm_num_groups: 32,
             norm_eps: 1e-5,
             cross_attention_dim: 1280,
+            addition_embed_type: None,
+            addition_embed_type_num_heads: 64,
             attention_head_dim: PerBlock::All(8),
             transformer_layers_per_block: PerBlock::All(1),
             use_linear_projection: false,
@@ -153,6 +167,10 @@ impl UNetConfig {
         ];
         if let Some((name, value)) = per_block.iter().find(|(_, value)| !value.covers(levels)) {
             return Err(format!("{name} must be a number from 1 or a list of {levels}, not {value:?}"));
+        }
+        let (width, heads) = (self.cross_attention_dim, self.addition_embed_type_num_heads);
+        if self.addition_embed_type.is_some() && (heads == 0 || !width.is_multiple_of(heads)) {
+            return Err(format!("addition_embed_type_num_heads {heads} does not divide cross_attention_dim {width}"));
         }
         self.check_channels()?;
         self.check_time_frequencies()

@@ -25,11 +25,11 @@ impl TimeEmbedding {
         })
     }
 
-    /// Times (B,) to (B, E) in `dtype`, with the SiLU that begins every block's projection already applied.
+    /// Times (B,) to (B, E) in `dtype`.
     pub(super) fn forward(&self, t: &Tensor, dtype: DType) -> Result<Tensor> {
         let sinusoids = self.sinusoids.forward(t)?.to_dtype(dtype)?;
         let hidden = kernels::silu(&self.linear_1.forward(&sinusoids)?)?;
-        kernels::silu(&self.linear_2.forward(&hidden)?)
+        self.linear_2.forward(&hidden)
     }
 }
 

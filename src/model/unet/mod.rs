@@ -4,16 +4,19 @@ mod blocks;
 mod config;
 mod embedding;
 mod supported;
+mod text_embedding;
 mod transformer;
 
-pub use config::{DownBlockType, PerBlock, UNetConfig, UpBlockType};
+pub use config::{AdditionEmbedType, DownBlockType, PerBlock, UNetConfig, UpBlockType};
 
 use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
 use crate::Result;
+use crate::kernels;
 use blocks::{Conditions, DownBlock, MidBlock, UpBlock};
 use candle_core::{Tensor, bail};
 use candle_nn::VarBuilder;
 use embedding::TimeEmbedding;
+use text_embedding::TextEmbedding;
 
 /// The U-Net. Channels-last inside, (B, C, H, W) outside.
 #[derive(Debug)]
@@ -21,6 +24,7 @@ pub struct UNet2DConditionModel {
     config: UNetConfig,
     conv_in: Conv2d,
     time_embedding: TimeEmbedding,
+    add_embedding: Option<TextEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: MidBlock,
     up_blocks: Vec<UpBlock>,
@@ -41,6 +45,10 @@ impl UNet2DConditionModel {
             config: config.clone(),
             conv_in: Conv2d::same3x3(config.in_channels, finest, &vb.pp("conv_in"))?,
             time_embedding: TimeEmbedding::new(config, &vb.pp("time_embedding"))?,
+            add_embedding: config
+                .addition_embed_type
+                .map(|AdditionEmbedType::Text| TextEmbedding::new(config, &vb.pp("add_embedding")))
+                .transpose()?,
             down_blocks: (0..channels.len()).map(down_block).collect::<Result<_>>()?,
             mid_block: MidBlock::new(config, &vb.pp("mid_block"))?,
             up_blocks: up_blocks(config, &vb.pp("up_blocks"))?,
@@ -58,7 +66,12 @@ impl UNet2DConditionModel {
     /// prediction (B, C', H, W). Any H and W will do; shapes that do not fit each other are an error.
     pub fn forward(&self, x: &Tensor, t: &Tensor, context: &Tensor) -> Result<Tensor> {
         self.check_shapes(x, t, context)?;
-        let time = self.time_embedding.forward(t, x.dtype())?;
+        let mut time = self.time_embedding.forward(t, x.dtype())?;
+        if let Some(text) = &self.add_embedding {
+            time = (time + text.forward(context)?)?;
+        }
+        // Every block's projection begins with the SiLU: once is enough.
+        let time = kernels::silu(&time)?;
         let given = Conditions { time: &time, context };
         let mut x = self.conv_in.forward(&to_channels_last(x)?)?;
         let mut skips = vec![x.clone()];

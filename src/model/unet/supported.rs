@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 const BUILT: [(&str, &[&str]); 28] = [
     ("_class_name", &[r#""UNet2DConditionModel""#]),
     ("act_fn", &[r#""silu""#, r#""swish""#]),
-    ("addition_embed_type", &["null"]),
+    ("addition_embed_type", &["null", r#""text""#]),
     ("attention_type", &[r#""default""#]),
     ("center_input_sample", &["false"]),
     ("class_embed_type", &["null"]),

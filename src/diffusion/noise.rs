@@ -32,6 +32,16 @@ pub enum NoiseKind {
     TorchCpu,
 }
 
+impl NoiseKind {
+    /// The name used in JSON, in the form and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Philox => "philox",
+            Self::TorchCpu => "torch-cpu",
+        }
+    }
+}
+
 /// Independent streams, one per picture of a batch.
 #[derive(Debug, Clone)]
 pub struct SeededNoise(Streams);

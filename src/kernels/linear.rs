@@ -23,6 +23,9 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (outputs, inputs) = lw.shape().dims2()?;
+        if lx.dims().last() != Some(&inputs) {
+            candle_core::bail!("linear: input {:?} does not fit weights {:?}", lx.shape(), lw.shape());
+        }
         let rows = lx.shape().elem_count() / inputs;
         let y = forward(values(x, lx)?, values(w, lw)?, values(b, lb)?, rows, inputs, outputs);
         let mut shape = lx.dims().to_vec();

@@ -50,6 +50,13 @@ fn linear_agrees() {
     }
 }
 
+/// (2, 6) has as many values as three rows of four, so counting values alone would not notice.
+#[test]
+fn linear_refuses_another_width() {
+    let message = linear(&var(&[2, 6], 1), &var(&[5, 4], 2), None).unwrap_err().to_string();
+    assert!(message.contains("[2, 6]") && message.contains("[5, 4]"), "{message}");
+}
+
 #[test]
 fn conv2d_agrees() {
     let cases = [

@@ -3,17 +3,21 @@
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
-use crate::image::Text;
+use crate::image::{self, Text};
 use crate::model::checkpoint::Model;
-use crate::request::{Plan, Start};
-use serde::Serialize;
+use crate::request::{GenerateRequest, Plan, Start};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// The PNG chunk that holds a receipt as JSON.
+const KEYWORD: &str = "limner";
 
 /// Everything needed to draw a picture again. Says nothing of the request's other pictures: the same seed gives the
 /// same file, alone or in company.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// This program's version.
-    pub version: &'static str,
+    /// The version of the program that drew it.
+    pub version: String,
     /// The model's name.
     pub model: String,
     /// The first ten digits of a SHA-256 over the model's weights.
@@ -41,7 +45,7 @@ pub struct Receipt {
     /// The noise generator.
     pub noise: NoiseKind,
     /// How much of an input picture was redrawn; none without one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
     /// Whether a mask was used.
     pub masked: bool,
@@ -54,7 +58,7 @@ impl Receipt {
             Start::Picture { strength, mask, .. } => (Some(*strength), mask.is_some()),
         };
         Self {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             model: model.name.clone(),
             model_hash: model.hash.clone(),
             prompt: plan.prompt.clone(),
@@ -73,10 +77,52 @@ impl Receipt {
         }
     }
 
+    /// The receipt in a PNG file that this program wrote; none in any other file.
+    pub fn from_png(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_str(&image::read_png_text(bytes, KEYWORD)?).ok()
+    }
+
+    /// The request that draws this one picture again, every text field explicit. A picture that was drawn from another
+    /// needs that one (and its mask) beside it: see [`Receipt::strength`] and [`Receipt::masked`].
+    pub fn request(&self) -> GenerateRequest {
+        GenerateRequest {
+            prompt: Some(self.prompt.clone()),
+            negative_prompt: Some(self.negative_prompt.clone()),
+            steps: Some(self.steps.to_string()),
+            guidance: Some(self.guidance.to_string()),
+            guidance_rescale: Some(self.guidance_rescale.to_string()),
+            sampler: Some(self.sampler.to_string()),
+            schedule: Some(self.schedule.to_string()),
+            seed: Some(self.seed.to_string()),
+            count: Some("1".to_owned()),
+            width: Some(self.width.to_string()),
+            height: Some(self.height.to_string()),
+            strength: self.strength.map(|strength| strength.to_string()),
+            noise: Some(self.noise.name().to_owned()),
+            ..GenerateRequest::default()
+        }
+    }
+
+    /// One sentence for each thing in which `other` differs from this receipt.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let fields = |receipt: &Self| match serde_json::to_value(receipt) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let (ours, theirs) = (fields(self), fields(other));
+        let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let shown = |value: Option<&serde_json::Value>| value.map_or_else(|| "none".to_owned(), ToString::to_string);
+        names
+            .into_iter()
+            .filter(|name| ours.get(*name) != theirs.get(*name))
+            .map(|name| format!("{name} was {}, is {}", shown(ours.get(name)), shown(theirs.get(name))))
+            .collect()
+    }
+
     /// The text chunks of a PNG: `parameters` in AUTOMATIC1111's form, which most galleries read, and `limner`, exact.
     pub fn texts(&self) -> [Text; 2] {
         let json = serde_json::to_string(self).unwrap_or_default();
-        [Text { keyword: "parameters", text: self.parameters() }, Text { keyword: "limner", text: json }]
+        [Text { keyword: "parameters", text: self.parameters() }, Text { keyword: KEYWORD, text: json }]
     }
 
     /// Prompt, negative prompt and a line of settings that starts with `Steps`.
@@ -147,7 +193,7 @@ mod tests {
     #[test]
     fn the_parameters_are_as_other_programs_write_them() {
         let mut receipt = Receipt {
-            version: "0.1.0",
+            version: "0.1.0".into(),
             model: "icons".into(),
             model_hash: "0123456789".into(),
             prompt: "red apple, \"shiny\"".into(),

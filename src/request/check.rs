@@ -286,6 +286,19 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_gives_the_request_that_gives_it_again() {
+        let chosen = [("seed", "18446744073709551615"), ("guidance", "0.1"), ("noise", "torch-cpu"), ("count", "3")];
+        for set in [&[][..], &chosen] {
+            let plan = Plan::new(&request(set), &facts()).unwrap();
+            assert_eq!(Plan::new(&plan.request(), &Facts { guidance: 9.0, steps: 7, ..facts() }).unwrap(), plan);
+        }
+        let upload = GenerateRequest { image: Some(png(100, 50, 9)), ..request(&[]) };
+        let plan = Plan::new(&upload, &facts()).unwrap();
+        let again = GenerateRequest { image: upload.image, ..plan.request() };
+        assert_eq!(Plan::new(&again, &facts()).unwrap(), plan);
+    }
+
+    #[test]
     fn pictures_are_fitted_and_masks_must_match() {
         let mut good = request(&[]);
         (good.image, good.mask) = (Some(png(100, 50, 9)), Some(png(100, 50, 255)));

@@ -26,6 +26,13 @@ impl GenerateRequest {
         })
     }
 
+    /// The text fields as a JSON object that [`GenerateRequest::from_json`] reads back: what was typed, as strings, so
+    /// that no digit is lost. Uploads and problems are left out.
+    pub fn to_json(&self) -> String {
+        let typed = FIELDS.into_iter().filter_map(|field| Some((field.to_owned(), self.typed(field)?.into())));
+        serde_json::Value::Object(typed.collect()).to_string()
+    }
+
     /// Sets one field from its JSON text.
     fn set_json(&mut self, field: &str, value: &RawValue) {
         if value.get() == "null" {
@@ -144,6 +151,17 @@ mod tests {
         assert_eq!(request.seed.as_deref(), Some("18446744073709551615"));
         assert_eq!(request.guidance.as_deref(), Some("1e999"));
         assert_eq!((request.steps.as_deref(), request.count), (Some("7"), None));
+    }
+
+    #[test]
+    fn what_was_typed_survives_storage() {
+        let mut request = GenerateRequest::default();
+        for field in FIELDS.into_iter().filter(|field| !["image", "mask", "count"].contains(field)) {
+            assert!(request.set_text(field, format!(" {field}, \"\u{1f34e}\"\n1e999 ")), "{field}");
+        }
+        assert_eq!(read(&request.to_json()), request);
+        request.set_file("image", vec![1]);
+        assert_eq!(read(&request.to_json()).image, None);
     }
 
     #[test]

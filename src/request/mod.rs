@@ -97,6 +97,11 @@ impl GenerateRequest {
 
     /// What was typed into a text field; "" where nothing was.
     pub fn text(&self, field: &str) -> &str {
+        self.typed(field).unwrap_or_default()
+    }
+
+    /// What was typed into a text field, if anything was.
+    fn typed(&self, field: &str) -> Option<&str> {
         let typed = match field {
             "prompt" => &self.prompt,
             "negative_prompt" => &self.negative_prompt,
@@ -113,7 +118,7 @@ impl GenerateRequest {
             "noise" => &self.noise,
             _ => &None,
         };
-        typed.as_deref().unwrap_or_default()
+        typed.as_deref()
     }
 
     /// Sets `image` or `mask`; an empty file (a form's untouched file field) counts as none. False when there is no

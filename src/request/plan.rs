@@ -102,6 +102,31 @@ impl Plan {
         if checker.errors.is_empty() { Ok(plan) } else { Err(Error::Invalid(checker.errors)) }
     }
 
+    /// The resolved request: every text field explicit, so that it gives an equal plan again. The bytes of `image` and
+    /// `mask` stay in the request that the plan was made from, and have to be added by whoever kept them.
+    pub fn request(&self) -> GenerateRequest {
+        let strength = match &self.start {
+            Start::Noise => None,
+            Start::Picture { strength, .. } => Some(strength.to_string()),
+        };
+        GenerateRequest {
+            prompt: Some(self.prompt.clone()),
+            negative_prompt: Some(self.negative_prompt.clone()),
+            steps: Some(self.steps.to_string()),
+            guidance: Some(self.guidance.to_string()),
+            guidance_rescale: Some(self.guidance_rescale.to_string()),
+            sampler: Some(self.sampler.to_string()),
+            schedule: Some(self.schedule.to_string()),
+            seed: Some(self.seed.to_string()),
+            count: Some(self.count.to_string()),
+            width: Some(self.width.to_string()),
+            height: Some(self.height.to_string()),
+            strength,
+            noise: Some(self.noise.name().to_owned()),
+            ..GenerateRequest::default()
+        }
+    }
+
     /// The seed of picture `k`; seeds count up and wrap around.
     pub fn seed_of(&self, k: usize) -> u64 {
         self.seed.wrapping_add(k as u64)

@@ -4,7 +4,7 @@ use crate::tiny_model;
 use candle_core::Device;
 use limner::Error;
 use limner::image::{RgbImage, encode_png, read_png_text};
-use limner::pipeline::{Picture, Pipeline};
+use limner::pipeline::{Picture, Pipeline, Receipt};
 use limner::request::{GenerateRequest, Plan};
 use std::sync::LazyLock;
 
@@ -123,6 +123,22 @@ fn the_file_says_how_it_was_drawn() {
     assert!(parameters.starts_with(start), "{parameters}");
     let receipt: serde_json::Value = serde_json::from_str(&read_png_text(&file, "limner").unwrap()).unwrap();
     assert_eq!((receipt["model"].as_str(), receipt["seed"].as_u64()), (Some("tiny"), Some(7)));
+}
+
+#[test]
+fn the_receipt_in_a_file_draws_it_again() {
+    let files: Vec<_> = draw(&request(&[("seed", "18446744073709551615"), ("count", "2"), ("guidance", "0.1")]))
+        .iter()
+        .map(|picture| picture.to_png().unwrap())
+        .collect();
+    let [first, second] = [0, 1].map(|k: usize| Receipt::from_png(&files[k]).unwrap());
+    assert_eq!(draw(&second.request())[0].to_png().unwrap(), files[1]);
+    assert_eq!(first.differences(&first), [""; 0]);
+    assert_eq!(first.differences(&second), ["seed was 18446744073709551615, is 0"]);
+    let other = Receipt { strength: Some(0.5), ..first.clone() };
+    assert_eq!(first.differences(&other), ["strength was none, is 0.5"]);
+    assert_eq!(Receipt::from_png(&png(&photograph(8, 8))), None);
+    assert_eq!(Receipt::from_png(b"no picture"), None);
 }
 
 #[test]

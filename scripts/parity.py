@@ -45,7 +45,7 @@ def token_case(model, out):
 
 def text_case(model, out):
     """Random token ids of full length, with start and end where CLIP has them."""
-    encoder = CLIPTextModel.from_pretrained(model / "text_encoder").eval()
+    encoder = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32).eval()
     size, length = encoder.config.vocab_size, encoder.config.max_position_embeddings
     ids = torch.randint(0, size - 2, (2, length))
     ids[:, 0], ids[0, 9:], ids[1, -1:] = size - 2, size - 1, size - 1

@@ -5,9 +5,11 @@
 //! the same pictures drawn alone.
 
 mod notices;
+mod progress;
 mod receipt;
 
 pub use notices::Notice;
+pub use progress::{Estimate, Progress};
 pub use receipt::Receipt;
 
 use crate::Result;
@@ -46,26 +48,6 @@ impl Picture {
     }
 }
 
-/// What is heard of after each step.
-#[derive(Debug, Clone, Copy)]
-pub struct Progress {
-    /// Which picture, from 0.
-    pub picture: usize,
-    /// How many pictures.
-    pub pictures: usize,
-    /// Steps of this picture that are done.
-    pub step: usize,
-    /// Steps of each picture.
-    pub steps: usize,
-}
-
-impl Progress {
-    /// Steps done and steps in all, over all pictures.
-    pub fn overall(&self) -> (usize, usize) {
-        (self.picture * self.steps + self.step, self.pictures * self.steps)
-    }
-}
-
 impl Pipeline {
     /// Loads the model folder `path`. Fails with [`crate::Error::Model`], naming file and tensor.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
@@ -93,7 +75,7 @@ impl Pipeline {
     }
 
     /// Draws every picture of a plan. `on_step` hears of every step, and stops the work by returning an error.
-    pub fn generate(&self, plan: &Plan, on_step: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Vec<Picture>> {
+    pub fn generate(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Vec<Picture>> {
         let text = self.text(plan)?;
         let known = self.known(plan)?;
         let ladder = plan.schedule.sigmas(&self.model.schedule, plan.steps)?;
@@ -117,14 +99,16 @@ impl Pipeline {
         text: &Text,
         known: Option<&Known<'_>>,
         sigmas: &[f64],
-        on_step: &mut dyn FnMut(Progress) -> Result<()>,
+        on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
     ) -> Result<RgbImage> {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
         let x = start(known, &fresh, sigmas)?;
         let denoiser = self.denoiser(plan, text, known, &fresh)?;
         let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
-            on_step(Progress { picture: k, pictures: plan.count, step: step.index + 1, steps: step.total })
+            let estimate = Some(Estimate { codec: &self.model.codec, latents: step.denoised });
+            let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
+            on_step(&Progress { picture, pictures, step: done, steps, sigma: step.sigma, estimate })
         })?;
         let pixels = image::from_tensor(&self.model.codec.decode(&latents)?)?;
         match known.and_then(|known| known.mask.map(|mask| (known.picture, mask))) {

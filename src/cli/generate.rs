@@ -139,7 +139,7 @@ fn draw(pipeline: &Pipeline, plan: &Plan) -> Result<Vec<Picture>> {
     // Fails only when another handler is set already; then Ctrl+C simply ends the program.
     let _ = ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed));
     let bar = progress_bar(plan);
-    let pictures = pipeline.generate(plan, &mut |progress: Progress| {
+    let pictures = pipeline.generate(plan, &mut |progress: &Progress<'_>| {
         bar.set_position(progress.overall().0 as u64);
         if stop.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     });

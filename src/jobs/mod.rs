@@ -42,7 +42,7 @@ pub struct Job {
 
 impl Job {
     /// To be called after each step: notes progress, and fails with [`Error::Cancelled`] when nobody waits any more.
-    pub fn on_step(&self, progress: Progress) -> Result<()> {
+    pub fn on_step(&self, progress: &Progress<'_>) -> Result<()> {
         self.control.note(progress);
         self.control.check()
     }

@@ -24,7 +24,7 @@ impl Control {
         if self.cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    pub(super) fn note(&self, progress: Progress) {
+    pub(super) fn note(&self, progress: &Progress<'_>) {
         let (done, total) = progress.overall();
         self.done.store(done, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);

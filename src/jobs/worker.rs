@@ -88,7 +88,8 @@ mod tests {
             for step in 1..=job.plan.steps {
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 self.steps.fetch_add(1, Ordering::Relaxed);
-                job.on_step(Progress { picture: 0, pictures: 1, step, steps: job.plan.steps })?;
+                let steps = job.plan.steps;
+                job.on_step(&Progress { picture: 0, pictures: 1, step, steps, sigma: 1.0, estimate: None })?;
             }
             Ok((Vec::new(), Vec::new()))
         }

@@ -115,6 +115,27 @@ impl Codec {
             }
         }
     }
+
+    /// A quick look at latents: decoded where that is cheap, else one pixel for each latent by a linear map.
+    pub fn preview(&self, latents: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Kl(_) if self.latent_channels() == 4 => project(latents),
+            _ => self.decode(latents),
+        }
+    }
+}
+
+/// How Stable Diffusion's four latent channels look as red, green and blue: the map that ComfyUI's previews use
+/// (`latent_formats.SD15`), for latents as the U-Net sees them.
+const LATENT_TO_RGB: [[f32; 3]; 4] =
+    [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]];
+
+/// (B, 4, h, w) to (B, 3, h, w) about [-1, 1].
+fn project(latents: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = latents.dims4()?;
+    let map = Tensor::new(&LATENT_TO_RGB, latents.device())?.t()?.to_dtype(latents.dtype())?;
+    let flat = latents.reshape((batch, channels, height * width))?;
+    Ok(map.contiguous()?.broadcast_matmul(&flat)?.reshape((batch, 3, height, width))?)
 }
 
 fn scale_and_shift(config: &VaeConfig) -> (f64, f64) {

@@ -116,6 +116,22 @@ fn a_stop_is_heard_at_the_next_step() {
 }
 
 #[test]
+fn a_preview_is_a_picture_and_the_last_one_is_the_result() {
+    let plan = Plan::new(&request(&[("sampler", "euler"), ("schedule", "karras")]), &PIPELINE.facts()).unwrap();
+    let (mut sigmas, mut previews) = (Vec::new(), Vec::new());
+    let pictures = PIPELINE.generate(&plan, &mut |progress| {
+        sigmas.push(progress.sigma);
+        previews.push(progress.preview()?.unwrap());
+        Ok(())
+    });
+    assert!(sigmas.len() == 4 && sigmas.windows(2).all(|pair| pair[0] > pair[1]), "{sigmas:?}");
+    assert_ne!(previews[0], previews[3]);
+    // Euler's last step to sigma 0 is the clean estimate itself, up to rounding.
+    let result = &pictures.unwrap()[0].pixels;
+    assert!(result.iter().zip(previews[3].iter()).all(|(a, b)| a.abs_diff(*b) <= 1));
+}
+
+#[test]
 fn the_file_says_how_it_was_drawn() {
     let file = draw(&request(&[("negative_prompt", "blue"), ("guidance", "7.50")])).remove(0).to_png().unwrap();
     let parameters = read_png_text(&file, "parameters").unwrap();

@@ -1,0 +1,43 @@
+//! What is heard of a picture while it is being drawn.
+
+use crate::Result;
+use crate::image::{self, RgbImage};
+use crate::model::codec::Codec;
+use candle_core::Tensor;
+
+/// What is heard of after each step.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    /// Which picture, from 0.
+    pub picture: usize,
+    /// How many pictures.
+    pub pictures: usize,
+    /// Steps of this picture that are done.
+    pub step: usize,
+    /// Steps of each picture.
+    pub steps: usize,
+    /// The noise level that this step came from.
+    pub sigma: f64,
+    /// What the picture would be, for those who ask.
+    pub estimate: Option<Estimate<'a>>,
+}
+
+/// The clean picture as the network sees it now, not decoded yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Estimate<'a> {
+    pub(super) codec: &'a Codec,
+    /// (1, C, h, w).
+    pub(super) latents: &'a Tensor,
+}
+
+impl Progress<'_> {
+    /// Steps done and steps in all, over all pictures.
+    pub fn overall(&self) -> (usize, usize) {
+        (self.picture * self.steps + self.step, self.pictures * self.steps)
+    }
+
+    /// The picture as it stands: decoded now, so that only those who ask pay for it. None where nobody draws (in tests).
+    pub fn preview(&self) -> Result<Option<RgbImage>> {
+        self.estimate.map(|estimate| image::from_tensor(&estimate.codec.preview(estimate.latents)?)).transpose()
+    }
+}

@@ -1,6 +1,7 @@
 //! Black-box tests, in one binary: linking is slow.
 
 mod browser;
+mod bundled;
 mod checkpoint;
 mod cli;
 mod data;

@@ -1,0 +1,70 @@
+//! The model that this repository ships.
+
+use candle_core::Device;
+use limner::image::RgbImage;
+use limner::pipeline::Pipeline;
+use limner::request::{GenerateRequest, Plan};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/icons")
+}
+
+fn pipeline() -> &'static Pipeline {
+    static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
+    PIPELINE.get_or_init(|| Pipeline::load(&folder(), &Device::Cpu).unwrap())
+}
+
+fn plan(prompt: &str, seed: u64) -> Plan {
+    let text = |value: &str| Some(value.to_owned());
+    let request = GenerateRequest {
+        prompt: text(prompt),
+        seed: Some(seed.to_string()),
+        steps: text("10"),
+        ..GenerateRequest::default()
+    };
+    Plan::new(&request, &pipeline().facts()).unwrap()
+}
+
+/// The mean colour of what is not background, over four pictures.
+fn colour(prompt: &str) -> [f64; 3] {
+    let pictures: Vec<RgbImage> = (0..4)
+        .map(|seed| pipeline().generate(&plan(prompt, seed), &mut |_| Ok(())).unwrap().remove(0).pixels)
+        .collect();
+    let inked = || pictures.iter().flat_map(RgbImage::pixels).filter(|p| p.0.iter().any(|&v| v < 200));
+    let count = inked().count();
+    assert!(count > 400, "{prompt}: only {count} pixels are not background");
+    std::array::from_fn(|c| inked().map(|p| f64::from(p.0[c])).sum::<f64>() / count as f64)
+}
+
+#[test]
+fn it_is_at_most_64_megabytes() {
+    fn size(path: &Path) -> u64 {
+        let entries = std::fs::read_dir(path).unwrap().map(Result::unwrap);
+        entries.map(|e| if e.path().is_dir() { size(&e.path()) } else { e.metadata().unwrap().len() }).sum()
+    }
+    let bytes = size(&folder());
+    assert!(bytes <= 64_000_000, "{bytes} bytes");
+}
+
+#[test]
+fn it_follows_the_colour_of_a_prompt() {
+    let [red, green, blue] = colour("red apple");
+    assert!(red > 1.3 * green && red > 1.3 * blue, "red apple: {red:.0} {green:.0} {blue:.0}");
+    let [red, green, blue] = colour("green leaf");
+    assert!(green > 1.2 * red && green > 1.2 * blue, "green leaf: {red:.0} {green:.0} {blue:.0}");
+    let [red, _, blue] = colour("blue heart");
+    assert!(blue > 1.5 * red, "blue heart: {red:.0} {blue:.0}");
+}
+
+#[test]
+fn it_knows_every_word_of_its_contact_sheet() {
+    let prompts = std::fs::read_to_string(folder().join("prompts.txt")).unwrap();
+    assert_eq!(prompts.lines().count(), 48);
+    for prompt in prompts.lines() {
+        assert_eq!(pipeline().notices(&plan(prompt, 0)).unwrap(), [], "{prompt}");
+    }
+    let codes: Vec<_> = pipeline().notices(&plan("zebroid apple", 0)).unwrap().iter().map(|n| n.code).collect();
+    assert_eq!(codes, ["unknown_words"]);
+}

@@ -1,5 +1,7 @@
 //! Server settings (command line and environment); nothing about pictures.
 
+use crate::jobs::Limits;
+use crate::{Error, Result};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -9,15 +11,18 @@ pub struct ServerConfig {
     /// Address and port to listen on
     #[arg(long, env = "LIMNER_LISTEN", default_value = "127.0.0.1:7860", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
-    /// Keep a copy of every picture in this folder
+    /// Folder of jobs and pictures [default: limner's folder among the user's data]
     #[arg(long, env = "LIMNER_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Another host name under which browsers reach this server (repeatable)
     #[arg(long, env = "LIMNER_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
     pub allow_host: Vec<String>,
-    /// How many requests may wait besides the one that is drawn
-    #[arg(long, env = "LIMNER_QUEUE", default_value_t = 8, value_name = "N")]
+    /// How many jobs may wait besides the one that is drawn
+    #[arg(long, env = "LIMNER_QUEUE", default_value_t = 64, value_name = "N")]
     pub queue: usize,
+    /// How much the uploads of open jobs may take together
+    #[arg(long, env = "LIMNER_QUEUE_MIB", default_value_t = 512, value_name = "MIB")]
+    pub queue_mib: u32,
     /// Largest request body
     #[arg(long, env = "LIMNER_MAX_BODY_MIB", default_value_t = 32, value_name = "MIB",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -28,6 +33,19 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// The folder of jobs and pictures. Fails when none was named and the system has no place for a user's data.
+    pub fn data_folder(&self) -> Result<PathBuf> {
+        let named = self.data.clone().or_else(|| Some(dirs::data_dir()?.join("limner")));
+        named.ok_or_else(|| {
+            Error::Server("there is no home folder to keep pictures in; name a folder with --data".into())
+        })
+    }
+
+    /// How much may be open at once.
+    pub fn limits(&self) -> Limits {
+        Limits { jobs: self.queue + 1, upload_bytes: u64::from(self.queue_mib) << 20 }
+    }
+
     /// The largest request body in bytes.
     pub fn max_body(&self) -> usize {
         self.max_body_mib as usize * (1 << 20)

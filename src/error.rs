@@ -81,6 +81,12 @@ pub enum Error {
     /// The server cannot start, or a part of it has died: exit code 1, HTTP 500.
     #[error("{0}")]
     Server(String),
+    /// A job failed, as was stored with it: HTTP 500 with this code and sentence.
+    #[error("{1}")]
+    Failed(String, String),
+    /// The database of jobs cannot be used now: HTTP 503.
+    #[error("storage is not available: {0}")]
+    Storage(String),
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {

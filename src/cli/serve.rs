@@ -38,13 +38,13 @@ async fn serve(args: Args) -> Result<()> {
     let (folder, device) = (args.model.folder()?, args.model.device()?);
     let load = tokio::task::spawn_blocking(move || Pipeline::load(&folder, &device)).await;
     let pipeline = load.map_err(|error| Error::Server(error.to_string()))??;
-    let facts = pipeline.facts();
-    let name = facts.name.clone();
-    let app = App::start(args.config, facts, Arc::new(pipeline))?;
+    let (name, folder) = (pipeline.facts().name, args.config.data_folder()?);
+    let app = App::start(args.config, &folder, Arc::new(pipeline))?;
     say(&format!(
         "Limner is listening on http://{address} (model {name}, ready in {:.2} s). Ctrl+C ends it.",
         began.elapsed().as_secs_f64()
     ));
+    say(&format!("Jobs and pictures are kept in {}.", folder.display()));
     server::serve(listener, app, shutdown()).await;
     say("Limner has stopped.");
     Ok(())

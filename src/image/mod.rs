@@ -13,6 +13,6 @@ mod write;
 pub use ::image::RgbImage;
 pub use grid::grid;
 pub use mask::Mask;
-pub use read::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, fit, read};
+pub use read::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, fit, read, thumbnail};
 pub use tensor::{batch_from_tensor, from_tensor, to_tensor};
-pub use write::{Text, encode_png, read_png_text, write_file};
+pub use write::{Format, Text, encode, encode_png, read_png_text, write_file};

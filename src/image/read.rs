@@ -43,6 +43,14 @@ pub fn fit(picture: RgbImage, width: u32, height: u32) -> RgbImage {
     DynamicImage::from(picture).resize_to_fill(width, height, FilterType::CatmullRom).into_rgb8()
 }
 
+/// A small copy: the longer side is at most `longest`, the shape is kept. A picture that is small enough stays as it is.
+pub fn thumbnail(picture: &RgbImage, longest: u32) -> RgbImage {
+    if picture.width().max(picture.height()) <= longest {
+        return picture.clone();
+    }
+    DynamicImage::from(picture.clone()).resize(longest, longest, FilterType::Triangle).into_rgb8()
+}
+
 fn decode(field: &str, bytes: &[u8]) -> Result<DynamicImage, FieldError> {
     let format = sniff(field, bytes)?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);

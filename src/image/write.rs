@@ -60,6 +60,37 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// A kind of picture file that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Exact, and with its parameters.
+    Png,
+    /// Small, and nearly the picture.
+    Jpeg,
+    /// Exact.
+    WebP,
+}
+
+/// JPEG's quality, of 100.
+const JPEG_QUALITY: u8 = 92;
+
+/// A picture as a file of another kind than ours, without its parameters.
+pub fn encode(picture: &RgbImage, format: Format) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let (width, height) = picture.dimensions();
+    let colour = ::image::ExtendedColorType::Rgb8;
+    let encoded = match format {
+        Format::Png => return encode_png(picture, &[]),
+        Format::Jpeg => ::image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
+            .encode(picture, width, height, colour),
+        Format::WebP => {
+            ::image::codecs::webp::WebPEncoder::new_lossless(&mut bytes).encode(picture, width, height, colour)
+        }
+    };
+    encoded.map_err(|error| Error::Server(format!("a picture could not be encoded: {error}")))?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,51 +1,87 @@
-//! Accepted plans wait here for the one worker.
+//! Accepted work. A job is in the database before anybody hears that it was accepted, and ends in exactly one of done,
+//! failed and cancelled, whatever happens to this process in between.
 //!
-//! The boundary is [`Queue::submit`] (handlers), [`Queue::claim`] and [`Queue::complete`] (worker): what lies between
-//! is in memory today and may become a table tomorrow without either side noticing.
+//! The boundary is [`Jobs`]: handlers submit, look, cancel and listen; the worker claims, tells and completes. Nothing
+//! outside this module knows that there is SQLite, or files, behind it.
 
-mod ticket;
+mod events;
+mod folder;
+mod id;
+mod job;
+mod store;
 mod worker;
 
-pub use ticket::{Cancel, Ticket};
-pub use worker::{Draw, Worker};
+pub use events::{Event, Listener, Numbered, Step};
+pub use id::Id;
+pub use job::{Failure, Image, Job, State};
+pub use store::Query;
+pub use worker::{Draw, Drawn, Worker};
 
-use crate::pipeline::{Notice, Picture, Progress};
-use crate::request::Plan;
+use crate::error::FieldError;
+use crate::request::{GenerateRequest, Plan};
 use crate::{Error, Result};
-use std::collections::VecDeque;
+use events::Hub;
+use folder::{Folder, Kind};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use ticket::Control;
-use tokio::sync::oneshot;
+use std::time::Duration;
+use store::{Claimed, Inserted, NewJob, Store};
 
-/// What a job gave.
-#[derive(Debug, Clone)]
-pub struct Drawing {
-    /// The pictures, in the order of their seeds.
-    pub pictures: Vec<Picture>,
-    /// What to know about them.
-    pub notices: Vec<Notice>,
-    /// Between acceptance and the worker's beginning.
-    pub waited: Duration,
-    /// The worker's time.
-    pub drawn: Duration,
+/// How long a deleted picture can be brought back.
+const UNDO_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How much may be open at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Jobs that wait or run.
+    pub jobs: usize,
+    /// Bytes of their uploads.
+    pub upload_bytes: u64,
 }
 
-/// A plan that the worker has claimed.
-pub struct Job {
-    /// What to draw.
-    pub plan: Plan,
+/// All jobs. Clones share them.
+#[derive(Clone)]
+pub struct Jobs {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    folder: Folder,
+    hub: Hub,
+    limits: Limits,
+    desk: Mutex<Desk>,
+    changed: Condvar,
+}
+
+/// What is not worth storing.
+struct Desk {
+    open: bool,
+    running: Option<Arc<Control>>,
+    seconds_per_step: f64,
+    /// Counts what was submitted, so that the worker does not sleep over what came while it looked.
+    submitted: u64,
+}
+
+/// How a running job hears that it should stop.
+struct Control {
+    job: Id,
+    cancelled: AtomicBool,
+    /// It is to be drawn later and not given up.
+    put_back: AtomicBool,
+}
+
+/// A job that the worker has claimed.
+pub struct Claim {
+    /// Its id.
+    pub id: Id,
+    /// For the how manieth time it is begun.
+    pub attempt: u32,
+    /// What to draw, uploads included.
+    pub request: GenerateRequest,
     control: Arc<Control>,
-    accepted: Instant,
-    answer: oneshot::Sender<Result<Drawing>>,
-}
-
-impl Job {
-    /// To be called after each step: notes progress, and fails with [`Error::Cancelled`] when nobody waits any more.
-    pub fn on_step(&self, progress: &Progress<'_>) -> Result<()> {
-        self.control.note(progress);
-        self.control.check()
-    }
 }
 
 /// A look at the queue from outside.
@@ -53,118 +89,247 @@ impl Job {
 pub struct Status {
     /// Jobs that wait.
     pub waiting: usize,
-    /// Steps done and in all of the job that runs.
-    pub running: Option<(usize, usize)>,
+    /// Whether one is being drawn.
+    pub running: bool,
     /// Whether new jobs are taken.
     pub open: bool,
 }
 
-/// A bounded first-in-first-out queue. Clones share it.
-#[derive(Clone)]
-pub struct Queue {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-    limit: usize,
-}
-
-struct State {
-    waiting: VecDeque<Job>,
-    running: Option<Arc<Control>>,
-    open: bool,
-    /// A running mean, for telling clients when to come back.
-    seconds_per_job: f64,
-}
-
-impl Queue {
-    /// A queue in which `limit` jobs may wait besides the one that runs.
-    pub fn new(limit: usize) -> Self {
-        let state = State { waiting: VecDeque::new(), running: None, open: true, seconds_per_job: 2.0 };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), limit }) }
+impl Jobs {
+    /// Opens the data folder, queues again what was running when the last server ended, and removes what it left behind.
+    pub fn open(folder: &Path, limits: Limits) -> Result<Self> {
+        let folder = Folder::open(folder)?;
+        let store = Store::open(&folder.database())?;
+        let again = store.recover()?;
+        let forgotten = store.forget_hidden(store::now() - UNDO_TIME.as_millis() as i64)?;
+        let pictures = store.pictures()?;
+        let orphans = folder.sweep(Kind::Picture, &pictures)? + folder.sweep(Kind::Upload, &store.uploads()?)?;
+        folder.sweep(Kind::Thumbnail, &pictures)?;
+        tracing::info!(again, orphans, forgotten = forgotten.len(), "opened the data folder");
+        let desk = Mutex::new(Desk { open: true, running: None, seconds_per_step: 0.1, submitted: 0 });
+        let shared = Shared { store, folder, hub: Hub::default(), limits, desk, changed: Condvar::new() };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Accepts a plan. The ticket brings the result; dropping it cancels the job. Fails with [`Error::Overloaded`] or
-    /// [`Error::ShuttingDown`].
-    pub fn submit(&self, plan: Plan) -> Result<Ticket> {
-        let mut state = self.lock();
-        state.waiting.retain(|job| job.control.check().is_ok());
-        if !state.open {
+    /// Accepts a plan that was made of `request`; returns when it is stored. A `key` that came before brings the job it
+    /// came with, or is an error when that was another request. Fails with [`Error::Overloaded`],
+    /// [`Error::ShuttingDown`] and [`Error::Storage`]. May block: keep it off async threads.
+    pub fn submit(&self, request: &GenerateRequest, plan: &Plan, key: Option<&str>) -> Result<Id> {
+        if !self.desk().open {
             return Err(Error::ShuttingDown);
         }
-        let busy = state.waiting.len() + usize::from(state.running.is_some());
-        if busy > self.shared.limit {
-            let seconds = state.seconds_per_job * busy as f64;
-            return Err(Error::Overloaded { retry_after_seconds: seconds.ceil().clamp(1.0, 600.0) as u64 });
+        let id = Id::random()?;
+        let (image, mask) = (self.keep(request.image.as_deref())?, self.keep(request.mask.as_deref())?);
+        let fingerprint = fingerprint(request);
+        let bytes = [&request.image, &request.mask].into_iter().flatten().map(|file| file.len() as u64).sum();
+        let (resolved, key) = (plan.request().to_json(), key.map(|key| (key, fingerprint.as_str())));
+        let new = NewJob { id: &id, request: resolved, image: image.as_ref(), mask: mask.as_ref(), bytes, key };
+        let inserted = self.shared.store.insert(&new, self.shared.limits.jobs, self.shared.limits.upload_bytes);
+        if !matches!(inserted, Ok(Inserted::New)) {
+            [image, mask].iter().flatten().for_each(|file| self.shared.folder.remove(Kind::Upload, file));
         }
-        let (answer, ticket) = Ticket::new();
-        let control = ticket.control();
-        state.waiting.push_back(Job { plan, control, accepted: Instant::now(), answer });
-        drop(state);
-        self.shared.changed.notify_all();
-        Ok(ticket)
+        match inserted? {
+            Inserted::New => {
+                self.desk().submitted += 1;
+                self.shared.changed.notify_all();
+                self.announce()?;
+                Ok(id)
+            }
+            Inserted::Known(id) => Ok(id),
+            Inserted::KeyTaken => {
+                let message = "was used before, for another request";
+                Err(Error::invalid(FieldError::new("Idempotency-Key", "key_reused", message)))
+            }
+            Inserted::Full => Err(Error::Overloaded { retry_after_seconds: self.retry_after()? }),
+        }
     }
 
-    /// The next job that somebody still waits for; blocks until there is one. None when the queue is closed.
-    pub fn claim(&self) -> Option<Job> {
-        let mut state = self.lock();
+    /// One job.
+    pub fn get(&self, id: &Id) -> Result<Option<Job>> {
+        self.shared.store.get(id)
+    }
+
+    /// A page of jobs, newest first.
+    pub fn list(&self, query: &Query) -> Result<Vec<Job>> {
+        self.shared.store.list(query)
+    }
+
+    /// A job's place in the queue, from 1, and the seconds until it begins.
+    pub fn position(&self, id: &Id) -> Result<Option<(usize, f64)>> {
+        let waiting = self.shared.store.waiting()?;
+        Ok(waiting.iter().position(|other| other == id).map(|before| (before + 1, self.eta(before + 1))))
+    }
+
+    /// Where a running job stands.
+    pub fn last_step(&self, id: &Id) -> Option<Step> {
+        self.shared.hub.last_step(id)
+    }
+
+    /// Cancels a job: at once when it waits, within one step when it runs. False when it is over already.
+    pub fn cancel(&self, id: &Id) -> Result<bool> {
+        if self.shared.store.cancel_queued(id)? {
+            self.shared.hub.tell(id, Event::Ended { state: State::Cancelled });
+            self.announce()?;
+            return Ok(true);
+        }
+        let running = self.desk().running.clone().filter(|control| control.job == *id);
+        if let Some(control) = &running {
+            control.cancelled.store(true, Ordering::Relaxed);
+        }
+        Ok(running.is_some())
+    }
+
+    /// Hears what happens to a job, from after event `after` where that is known. Look at the job *after* this, so that
+    /// nothing is missed in between.
+    pub fn listen(&self, id: &Id, after: Option<u64>) -> Listener {
+        self.shared.hub.listen(id, after)
+    }
+
+    /// Stops keeping events of a job that turned out to be over.
+    pub fn stop_listening(&self, id: &Id) {
+        self.shared.hub.close(id);
+    }
+
+    /// A picture's description.
+    pub fn image(&self, id: &Id) -> Result<Option<Image>> {
+        Ok(self.shared.store.image(id)?.filter(|image| image.deleted_at.is_none()))
+    }
+
+    /// A picture's PNG file.
+    pub fn picture(&self, id: &Id) -> Result<Vec<u8>> {
+        self.shared.folder.read(Kind::Picture, id)
+    }
+
+    /// A small PNG file of a picture.
+    pub fn thumbnail(&self, id: &Id) -> Result<Vec<u8>> {
+        self.shared.folder.read(Kind::Thumbnail, id)
+    }
+
+    /// Marks a picture or takes the mark off. False when there is none.
+    pub fn star(&self, id: &Id, starred: bool) -> Result<bool> {
+        self.shared.store.star(id, starred)
+    }
+
+    /// Deletes a picture, or brings it back; the file stays for a day. False when there is none.
+    pub fn delete(&self, id: &Id, deleted: bool) -> Result<bool> {
+        self.shared.store.hide(id, deleted)
+    }
+
+    /// How full the queue is.
+    pub fn status(&self) -> Result<Status> {
+        let waiting = self.shared.store.waiting()?.len();
+        let desk = self.desk();
+        Ok(Status { waiting, running: desk.running.is_some(), open: desk.open })
+    }
+
+    /// The next job; blocks until there is one. None when the queue was closed.
+    ///
+    /// Jobs are drawn one by one: sums inside a matrix product depend on its shape, so a batch would change the last bits
+    /// of its pictures. Where that can be excluded, a batch would be claimed here.
+    pub fn claim(&self) -> Option<Claim> {
         loop {
-            while let Some(job) = state.waiting.pop_front() {
-                if job.control.check().is_ok() {
-                    state.running = Some(job.control.clone());
-                    return Some(job);
-                }
-            }
-            if !state.open {
+            let (open, submitted) = {
+                let desk = self.desk();
+                (desk.open, desk.submitted)
+            };
+            if !open {
                 return None;
             }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            match self.shared.store.claim() {
+                Ok(Some(claimed)) => {
+                    if let Some(claim) = self.begin(claimed) {
+                        return Some(claim);
+                    }
+                }
+                Ok(None) => self.wait(submitted, Duration::from_secs(60)),
+                Err(error) => {
+                    tracing::error!(%error, "no job could be claimed");
+                    self.wait(submitted, Duration::from_secs(1));
+                }
+            }
         }
     }
 
-    /// Hands over what a claimed job gave.
-    pub fn complete(&self, job: Job, began: Instant, outcome: Result<(Vec<Picture>, Vec<Notice>)>) {
-        let drawn = began.elapsed();
-        let waited = began.duration_since(job.accepted);
-        let mut state = self.lock();
-        state.running = None;
-        if outcome.is_ok() {
-            state.seconds_per_job = 0.7 * state.seconds_per_job + 0.3 * drawn.as_secs_f64();
-        }
-        drop(state);
-        // The client may be gone; then nobody wants the answer.
-        let _ = job.answer.send(outcome.map(|(pictures, notices)| Drawing { pictures, notices, waited, drawn }));
-    }
-
-    /// Takes no new jobs and turns away those that wait. The one that runs may finish.
+    /// Takes no new jobs and begins none. Jobs that wait stay where they are, for the next server.
     pub fn close(&self) {
-        let mut state = self.lock();
-        state.open = false;
-        for job in state.waiting.drain(..) {
-            let _ = job.answer.send(Err(Error::ShuttingDown));
-        }
-        drop(state);
+        self.desk().open = false;
         self.shared.changed.notify_all();
     }
 
-    /// Stops the job that runs at its next step.
-    pub fn cancel_running(&self) {
-        if let Some(control) = &self.lock().running {
-            control.cancel();
+    /// Stops the job that runs at its next step; it will be drawn from its beginning by the next server.
+    pub fn put_back_running(&self) {
+        if let Some(control) = &self.desk().running {
+            control.put_back.store(true, Ordering::Relaxed);
+            control.cancelled.store(true, Ordering::Relaxed);
         }
     }
 
-    /// How full the queue is and how far its work.
-    pub fn status(&self) -> Status {
-        let state = self.lock();
-        let running = state.running.as_ref().map(|control| control.steps());
-        Status { waiting: state.waiting.len(), running, open: state.open }
+    /// Loads a claimed job's uploads. A job whose uploads are gone fails.
+    fn begin(&self, claimed: Claimed) -> Option<Claim> {
+        let (cancelled, put_back) = (AtomicBool::new(false), AtomicBool::new(false));
+        let control = Arc::new(Control { job: claimed.id.clone(), cancelled, put_back });
+        self.desk().running = Some(control.clone());
+        let mut claim = Claim { id: claimed.id, attempt: claimed.attempt, request: claimed.request, control };
+        let load = |file: Option<Id>| file.map(|file| self.shared.folder.read(Kind::Upload, &file)).transpose();
+        match load(claimed.image).and_then(|image| Ok((image, load(claimed.mask)?))) {
+            Ok((image, mask)) => {
+                (claim.request.image, claim.request.mask) = (image, mask);
+                self.shared.hub.tell(&claim.id, Event::Started { attempt: claim.attempt });
+                self.announce().unwrap_or_else(|error| tracing::error!(%error, "the queue cannot be read"));
+                Some(claim)
+            }
+            Err(error) => {
+                self.complete(claim, Err(error));
+                None
+            }
+        }
     }
 
-    /// The state is consistent between statements, so a panic elsewhere does not spoil it.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Tells everybody who waits where they are.
+    fn announce(&self) -> Result<()> {
+        for (before, id) in self.shared.store.waiting()?.iter().enumerate() {
+            let (position, eta_seconds) = (before + 1, self.eta(before + 1));
+            self.shared.hub.tell(id, Event::Queued { position, eta_seconds });
+        }
+        Ok(())
     }
+
+    /// Seconds until the job at `position` begins, if the jobs before it have 20 steps each.
+    fn eta(&self, position: usize) -> f64 {
+        20.0 * self.desk().seconds_per_step * position as f64
+    }
+
+    fn retry_after(&self) -> Result<u64> {
+        let waiting = self.shared.store.waiting()?.len();
+        Ok(self.eta(waiting + 1).ceil().clamp(1.0, 600.0) as u64)
+    }
+
+    fn keep(&self, upload: Option<&[u8]>) -> Result<Option<Id>> {
+        let Some(bytes) = upload else { return Ok(None) };
+        let id = Id::random()?;
+        self.shared.folder.write(Kind::Upload, &id, bytes)?;
+        Ok(Some(id))
+    }
+
+    /// Until something new was submitted, the queue closed, or the time is over.
+    fn wait(&self, submitted: u64, time: Duration) {
+        let nothing_new = |desk: &mut Desk| desk.open && desk.submitted == submitted;
+        drop(self.shared.changed.wait_timeout_while(self.desk(), time, nothing_new));
+    }
+
+    /// Consistent between statements, so a panic elsewhere does not spoil it.
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.shared.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The same request has the same fingerprint, also when it leaves the seed to chance.
+fn fingerprint(request: &GenerateRequest) -> String {
+    let mut hash = Sha256::new().chain_update(request.to_json());
+    for file in [&request.image, &request.mask] {
+        hash = hash
+            .chain_update([u8::from(file.is_some())])
+            .chain_update(Sha256::digest(file.as_deref().unwrap_or_default()));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,23 +1,48 @@
-//! The one thread that draws, away from the threads that serve.
+//! The one thread that draws, away from the threads that serve, and what becomes of what it drew.
 
-use super::{Job, Queue};
-use crate::pipeline::{Notice, Picture, Pipeline};
+use super::events::Step;
+use super::folder::Kind;
+use super::{Claim, Event, Failure, Id, Image, Jobs, State};
+use crate::image::{encode_png, thumbnail};
+use crate::pipeline::{Notice, Picture, Pipeline, Progress};
+use crate::request::{Facts, Plan};
 use crate::{Error, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Draws a claimed job. The pipeline does; tests put something simpler in its place.
+/// The longest side of a thumbnail.
+const THUMBNAIL: u32 = 256;
+
+/// What drawing a plan gave.
+#[derive(Debug, Default)]
+pub struct Drawn {
+    /// The pictures, in the order of their seeds.
+    pub pictures: Vec<Picture>,
+    /// What to know about them.
+    pub notices: Vec<Notice>,
+}
+
+/// Draws a plan. The pipeline does; tests put something simpler in its place.
 pub trait Draw: Send + Sync {
-    /// The pictures and what to know about them. Calls [`Job::on_step`] after each step.
-    fn draw(&self, job: &Job) -> Result<(Vec<Picture>, Vec<Notice>)>;
+    /// What plans have to know.
+    fn facts(&self) -> Facts;
+
+    /// Calls `on_step` after each step, and stops when that fails.
+    fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn>;
 }
 
 impl Draw for Pipeline {
-    fn draw(&self, job: &Job) -> Result<(Vec<Picture>, Vec<Notice>)> {
-        let pictures = self.generate(&job.plan, &mut |progress| job.on_step(progress))?;
-        Ok((pictures, self.notices(&job.plan)?))
+    fn facts(&self) -> Facts {
+        Self::facts(self)
+    }
+
+    fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn> {
+        Ok(Drawn { pictures: self.generate(plan, on_step)?, notices: self.notices(plan)? })
     }
 }
 
@@ -28,13 +53,11 @@ pub struct Worker {
 
 impl Worker {
     /// Starts a thread that draws until the queue is closed.
-    pub fn start(queue: Queue, artist: Arc<dyn Draw>) -> Result<Self> {
+    pub fn start(jobs: Jobs, artist: Arc<dyn Draw>) -> Result<Self> {
         let work = move || {
-            while let Some(job) = queue.claim() {
-                let began = Instant::now();
-                let outcome = guarded(&*artist, &job);
-                log(&job, &outcome, began);
-                queue.complete(job, began, outcome);
+            while let Some(claim) = jobs.claim() {
+                let outcome = guarded(&jobs, &*artist, &claim);
+                jobs.complete(claim, outcome);
             }
         };
         let thread = std::thread::Builder::new().name("worker".into()).spawn(work);
@@ -48,114 +71,122 @@ impl Worker {
         !self.thread.is_finished()
     }
 
-    /// Waits for the end of the thread, which comes after [`Queue::close`].
+    /// Waits for the end of the thread, which comes after [`Jobs::close`].
     pub fn join(self) {
         let _ = self.thread.join();
     }
 }
 
 /// A panic is a bug, but it must cost one job and not the server.
-fn guarded(artist: &dyn Draw, job: &Job) -> Result<(Vec<Picture>, Vec<Notice>)> {
-    catch_unwind(AssertUnwindSafe(|| artist.draw(job)))
+fn guarded(jobs: &Jobs, artist: &dyn Draw, claim: &Claim) -> Result<Drawn> {
+    let draw = || {
+        let plan = Plan::new(&claim.request, &artist.facts())?;
+        let mut pace = Pace { last: Instant::now(), seconds: None };
+        artist.draw(&plan, &mut |progress| jobs.on_step(claim, progress, &mut pace))
+    };
+    catch_unwind(AssertUnwindSafe(draw))
         .unwrap_or_else(|_| Err(Error::Server("the worker panicked while drawing".into())))
 }
 
-fn log(job: &Job, outcome: &Result<(Vec<Picture>, Vec<Notice>)>, began: Instant) {
-    let (seconds, count, steps) = (began.elapsed().as_secs_f32(), job.plan.count, job.plan.steps);
-    match outcome {
-        Ok(_) => tracing::info!(seconds, count, steps, "drew"),
-        Err(Error::Cancelled) => tracing::info!(seconds, "cancelled"),
-        Err(error) => tracing::error!(seconds, %error, "failed"),
+/// How long steps take, as a running mean.
+struct Pace {
+    last: Instant,
+    seconds: Option<f64>,
+}
+
+impl Pace {
+    fn step(&mut self) -> f64 {
+        let now = Instant::now();
+        let seconds = (now - self.last).as_secs_f64();
+        self.last = now;
+        let mean = self.seconds.map_or(seconds, |mean| 0.8 * mean + 0.2 * seconds);
+        self.seconds = Some(mean);
+        mean
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pipeline::Progress;
-    use crate::request::{Facts, GenerateRequest, Plan};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    /// Takes `plan.steps` steps without drawing anything. Panics at guidance 13.
-    #[derive(Default)]
-    struct Sleeper {
-        steps: AtomicUsize,
+impl Jobs {
+    /// Fails with [`Error::Cancelled`] when the job is not wanted any more; tells of the step otherwise.
+    fn on_step(&self, claim: &Claim, progress: &Progress<'_>, pace: &mut Pace) -> Result<()> {
+        if claim.control.cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let seconds_per_step = pace.step();
+        self.desk().seconds_per_step = seconds_per_step;
+        let (step, steps) = progress.overall();
+        let preview = if self.shared.hub.wants_preview(&claim.id) { preview(progress)? } else { None };
+        let eta_seconds = seconds_per_step * (steps - step) as f64;
+        let (picture, pictures, sigma) = (progress.picture, progress.pictures, progress.sigma);
+        let event = Step { step, steps, picture, pictures, sigma, seconds_per_step, eta_seconds, preview };
+        self.shared.hub.tell(&claim.id, Event::Step(event));
+        Ok(())
     }
 
-    impl Draw for Sleeper {
-        fn draw(&self, job: &Job) -> Result<(Vec<Picture>, Vec<Notice>)> {
-            assert!(job.plan.guidance != 13.0, "unlucky");
-            for step in 1..=job.plan.steps {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-                self.steps.fetch_add(1, Ordering::Relaxed);
-                let steps = job.plan.steps;
-                job.on_step(&Progress { picture: 0, pictures: 1, step, steps, sigma: 1.0, estimate: None })?;
+    /// Stores what became of a claimed job.
+    #[expect(clippy::needless_pass_by_value, reason = "a claim is used up")]
+    pub fn complete(&self, claim: Claim, outcome: Result<Drawn>) {
+        let stored = match outcome {
+            Ok(drawn) => self.store_pictures(&claim, &drawn),
+            Err(Error::Cancelled) if claim.control.put_back.load(Ordering::Relaxed) => {
+                self.shared.store.put_back(&claim.id, claim.attempt).map(|_| None)
             }
-            Ok((Vec::new(), Vec::new()))
+            Err(Error::Cancelled) => self.give_up(&claim, None),
+            Err(error) => {
+                tracing::error!(job = %claim.id, %error, "a job failed");
+                self.give_up(&claim, Some(&failure(&error)))
+            }
+        };
+        self.desk().running = None;
+        match stored {
+            Ok(Some(state)) => self.shared.hub.tell(&claim.id, Event::Ended { state }),
+            Ok(None) => {}
+            // The row still says that it runs: the next server draws it again.
+            Err(error) => tracing::error!(job = %claim.id, %error, "a job's end could not be stored"),
         }
     }
 
-    fn plan(steps: usize, guidance: f64) -> Plan {
-        let facts = Facts { name: "x".into(), multiple_of: 8, width: 8, height: 8, steps, guidance, times: 1000 };
-        Plan::new(&GenerateRequest { prompt: Some(String::new()), ..Default::default() }, &facts).unwrap()
+    fn give_up(&self, claim: &Claim, failure: Option<&Failure>) -> Result<Option<State>> {
+        let state = if failure.is_some() { State::Failed } else { State::Cancelled };
+        Ok(self.shared.store.give_up(&claim.id, claim.attempt, failure)?.then_some(state))
     }
 
-    fn started(limit: usize) -> (Queue, Arc<Sleeper>, Worker) {
-        let (queue, sleeper) = (Queue::new(limit), Arc::new(Sleeper::default()));
-        let worker = Worker::start(queue.clone(), sleeper.clone()).unwrap();
-        (queue, sleeper, worker)
+    /// Files first, then the row that makes them visible: a crash in between leaves files that are swept.
+    fn store_pictures(&self, claim: &Claim, drawn: &Drawn) -> Result<Option<State>> {
+        let images = drawn.pictures.iter().map(|picture| self.store_picture(&claim.id, picture));
+        let images = match images.collect::<Result<Vec<_>>>() {
+            Ok(images) => images,
+            Err(error) => return self.give_up(claim, Some(&failure(&error))),
+        };
+        let notices = serde_json::to_string(&drawn.notices).unwrap_or_default();
+        Ok(self.shared.store.finish(&claim.id, claim.attempt, &images, &notices)?.then_some(State::Done))
     }
 
-    #[tokio::test]
-    async fn jobs_are_drawn_and_a_full_queue_says_when_to_come_back() {
-        let (queue, _, worker) = started(1);
-        let first = queue.submit(plan(1000, 1.0)).unwrap();
-        while queue.status().running.is_none() {
-            tokio::task::yield_now().await;
+    fn store_picture(&self, job: &Id, picture: &Picture) -> Result<Image> {
+        let id = Id::random()?;
+        let small = encode_png(&thumbnail(&picture.pixels, THUMBNAIL), &[])?;
+        self.shared.folder.write(Kind::Thumbnail, &id, &small)?;
+        self.shared.folder.write(Kind::Picture, &id, &picture.to_png()?)?;
+        let (width, height) = picture.pixels.dimensions();
+        let receipt = serde_json::to_value(&picture.receipt).unwrap_or_default();
+        Ok(Image { id, job: job.clone(), width, height, receipt, starred: false, deleted_at: None })
+    }
+}
+
+fn preview(progress: &Progress<'_>) -> Result<Option<Arc<str>>> {
+    let Some(picture) = progress.preview()? else { return Ok(None) };
+    let file = encode_png(&thumbnail(&picture, THUMBNAIL), &[])?;
+    Ok(Some(format!("data:image/png;base64,{}", STANDARD.encode(file)).into()))
+}
+
+/// What a person may know of a failure; the log has the rest.
+fn failure(error: &Error) -> Failure {
+    let (code, message) = match error {
+        Error::NonFinite(message) => ("nonfinite_latents", format!("{message}. Try less guidance or another sampler.")),
+        Error::Invalid(_) => ("invalid_request", format!("It does not fit the model that is loaded now: {error}")),
+        Error::Storage(_) | Error::Io { .. } => {
+            ("storage", "The pictures could not be stored. Is the disk full?".to_owned())
         }
-        let second = queue.submit(plan(1, 1.0)).unwrap();
-        assert!(matches!(queue.submit(plan(1, 1.0)), Err(Error::Overloaded { retry_after_seconds: 1.. })));
-        drop(first);
-        assert!(second.result().await.is_ok());
-        queue.close();
-        worker.join();
-        assert!(matches!(queue.submit(plan(1, 1.0)), Err(Error::ShuttingDown)));
-    }
-
-    #[tokio::test]
-    async fn a_client_that_leaves_stops_its_job_within_one_step() {
-        let (queue, sleeper, _worker) = started(4);
-        let ticket = queue.submit(plan(1000, 1.0)).unwrap();
-        while sleeper.steps.load(Ordering::Relaxed) < 3 {
-            tokio::task::yield_now().await;
-        }
-        drop(ticket);
-        let at_cancel = sleeper.steps.load(Ordering::Relaxed);
-        while queue.status().running.is_some() {
-            tokio::task::yield_now().await;
-        }
-        assert!(sleeper.steps.load(Ordering::Relaxed) <= at_cancel + 1);
-    }
-
-    #[tokio::test]
-    async fn a_panic_costs_one_job() {
-        let (queue, _, worker) = started(4);
-        assert!(matches!(queue.submit(plan(1, 13.0)).unwrap().result().await, Err(Error::Server(_))));
-        assert!(queue.submit(plan(1, 1.0)).unwrap().result().await.is_ok());
-        assert!(worker.is_alive());
-    }
-
-    #[tokio::test]
-    async fn closing_turns_waiting_jobs_away_and_lets_the_running_one_finish() {
-        let (queue, _, worker) = started(4);
-        let running = queue.submit(plan(50, 1.0)).unwrap();
-        while queue.status().running.is_none() {
-            tokio::task::yield_now().await;
-        }
-        let waiting = queue.submit(plan(1, 1.0)).unwrap();
-        queue.close();
-        assert!(matches!(waiting.result().await, Err(Error::ShuttingDown)));
-        assert!(running.result().await.is_ok());
-        worker.join();
-    }
+        _ => ("internal", "Something went wrong in the server; its log says what.".to_owned()),
+    };
+    Failure { code: code.into(), message }
 }

@@ -2,8 +2,7 @@
 
 use super::{App, Problem, body};
 use crate::error::{Error, FieldError};
-use crate::jobs::Drawing;
-use crate::pipeline::{Notice, Receipt};
+use crate::jobs::{Image, Job};
 use crate::request::GenerateRequest;
 use axum::Json;
 use axum::extract::{Request, State};
@@ -12,12 +11,13 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
+use serde_json::Value;
 
 /// The answer.
 #[derive(Debug, Serialize)]
 struct Answer {
     pictures: Vec<Encoded>,
-    notices: Vec<Notice>,
+    notices: Value,
     timings: Timings,
 }
 
@@ -29,7 +29,7 @@ struct Encoded {
     /// The seed again, for readers whose numbers are exact to 2^53 only.
     seed_text: String,
     #[serde(flatten)]
-    receipt: Receipt,
+    receipt: Value,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,8 +45,8 @@ pub(super) async fn generate(State(app): State<App>, request: Request) -> Result
         let message = "must be 1 when the answer is to be image/png: one file holds one picture";
         return Err(Error::invalid(FieldError::new("count", "one_picture_only", message)).into());
     }
-    let (drawing, files) = app.draw(request).await?;
-    Ok(if wants_file { file(&drawing, files) } else { Json(answer(drawing, &files)).into_response() })
+    let (job, files) = app.draw(request).await?;
+    Ok(if wants_file { file(&job, files) } else { Json(answer(job, &files)).into_response() })
 }
 
 /// Whether the client asks for a PNG file and not for JSON.
@@ -55,8 +55,8 @@ fn accepts_png(headers: &HeaderMap) -> bool {
     accept.contains("image/png") && !accept.contains("json")
 }
 
-fn file(drawing: &Drawing, files: Vec<Vec<u8>>) -> Response {
-    let seed = drawing.pictures.first().map_or(0, |picture| picture.receipt.seed);
+fn file(job: &Job, files: Vec<Vec<u8>>) -> Response {
+    let seed = job.images.first().map(seed_of).unwrap_or_default();
     let headers = [
         (header::CONTENT_TYPE, "image/png".to_owned()),
         (header::CONTENT_DISPOSITION, format!("inline; filename=\"limner-{seed}.png\"")),
@@ -65,16 +65,22 @@ fn file(drawing: &Drawing, files: Vec<Vec<u8>>) -> Response {
     (headers, files.into_iter().next().unwrap_or_default()).into_response()
 }
 
-fn answer(drawing: Drawing, files: &[Vec<u8>]) -> Answer {
-    let timings = Timings { waited_seconds: drawing.waited.as_secs_f64(), drawn_seconds: drawing.drawn.as_secs_f64() };
-    let encode = |(picture, file): (crate::pipeline::Picture, &Vec<u8>)| Encoded {
-        png: STANDARD.encode(file),
-        seed_text: picture.receipt.seed.to_string(),
-        receipt: picture.receipt,
+fn answer(job: Job, files: &[Vec<u8>]) -> Answer {
+    let seconds = |from: i64, to: Option<i64>| (to.unwrap_or(from) - from) as f64 / 1000.0;
+    let began = job.started_at.unwrap_or(job.created_at);
+    let timings = Timings {
+        waited_seconds: seconds(job.created_at, job.started_at),
+        drawn_seconds: seconds(began, job.ended_at),
     };
-    Answer {
-        pictures: drawing.pictures.into_iter().zip(files).map(encode).collect(),
-        notices: drawing.notices,
-        timings,
-    }
+    let encode = |(image, file): (Image, &Vec<u8>)| Encoded {
+        png: STANDARD.encode(file),
+        seed_text: seed_of(&image).to_string(),
+        receipt: image.receipt,
+    };
+    Answer { pictures: job.images.into_iter().zip(files).map(encode).collect(), notices: job.notices, timings }
+}
+
+/// The seed in a picture's receipt.
+pub(super) fn seed_of(image: &Image) -> u64 {
+    image.receipt["seed"].as_u64().unwrap_or_default()
 }

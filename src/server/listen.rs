@@ -20,7 +20,7 @@ const HEAD_TIME: Duration = Duration::from_secs(15);
 /// How many connections are open at once; more wait in the system's backlog.
 const MAX_CONNECTIONS: usize = 512;
 
-/// Serves until `shutdown` ends, then turns waiting jobs away, gives the running one `drain_seconds`, and returns.
+/// Serves until `shutdown` ends, then gives the job that runs `drain_seconds`, and returns. Jobs that wait stay in the database.
 pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) {
     let (routes, places, graceful) =
         (router(app.clone()), Arc::new(Semaphore::new(MAX_CONNECTIONS)), GracefulShutdown::new());
@@ -63,12 +63,17 @@ async fn connection(stream: TcpStream, routes: Router, watcher: Watcher, place: 
     drop(place);
 }
 
+/// Streams end at once; the job that runs may finish until the deadline, and is put back for the next server after it.
 async fn drain(app: &App, graceful: GracefulShutdown) {
-    app.queue().close();
-    let idle = graceful.shutdown();
+    app.jobs().close();
+    app.stopping().cancel();
+    let idle = async {
+        app.idle().await;
+        graceful.shutdown().await;
+    };
     tokio::pin!(idle);
     if timeout(Duration::from_secs(app.config().drain_seconds), &mut idle).await.is_err() {
-        app.queue().cancel_running();
+        app.jobs().put_back_running();
         // One more step, and the time to say so.
         let _ = timeout(Duration::from_secs(3), idle).await;
     }

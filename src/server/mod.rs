@@ -1,19 +1,23 @@
-//! HTTP: one page, one JSON route, two probes. Handlers extract, submit and wrap; the worker draws.
+//! HTTP: the page, the JSON API, two probes. Handlers extract, submit and wrap; the worker draws.
 
 mod api;
 mod body;
+mod events;
 mod guard;
+mod images;
+mod jobs;
 mod listen;
+mod lists;
 mod page;
 mod problem;
+mod view;
 
 pub use listen::serve;
 pub use problem::Problem;
 
 use crate::config::ServerConfig;
 use crate::error::{Error, Result};
-use crate::image;
-use crate::jobs::{Draw, Drawing, Queue, Worker};
+use crate::jobs::{Draw, Event, Id, Job, Jobs, State as JobState, Worker};
 use crate::request::{Facts, GenerateRequest, Plan};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
@@ -22,7 +26,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// What every handler shares.
 #[derive(Clone)]
@@ -33,25 +38,22 @@ pub struct App {
 struct Inner {
     config: ServerConfig,
     facts: Facts,
-    queue: Queue,
+    jobs: Jobs,
     worker: Worker,
+    stopping: CancellationToken,
 }
 
 impl App {
-    /// Starts the worker. `facts` are those of the model that `artist` draws with.
-    pub fn start(config: ServerConfig, facts: Facts, artist: Arc<dyn Draw>) -> Result<Self> {
-        if let Some(folder) = &config.data {
-            let pictures = folder.join("pictures");
-            std::fs::create_dir_all(&pictures).map_err(Error::io(pictures))?;
-        }
-        let queue = Queue::new(config.queue);
-        let worker = Worker::start(queue.clone(), artist)?;
-        Ok(Self { inner: Arc::new(Inner { config, facts, queue, worker }) })
+    /// Opens the data folder and starts the worker.
+    pub fn start(config: ServerConfig, folder: &Path, artist: Arc<dyn Draw>) -> Result<Self> {
+        let (facts, jobs) = (artist.facts(), Jobs::open(folder, config.limits())?);
+        let worker = Worker::start(jobs.clone(), artist)?;
+        Ok(Self { inner: Arc::new(Inner { config, facts, jobs, worker, stopping: CancellationToken::new() }) })
     }
 
-    /// The queue, for shutting down.
-    pub fn queue(&self) -> &Queue {
-        &self.inner.queue
+    /// The jobs.
+    pub fn jobs(&self) -> &Jobs {
+        &self.inner.jobs
     }
 
     /// The server's settings.
@@ -59,25 +61,100 @@ impl App {
         &self.inner.config
     }
 
+    /// Cancelled when the server begins to stop.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.inner.stopping
+    }
+
     fn facts(&self) -> &Facts {
         &self.inner.facts
     }
 
-    /// The straight way from a request to files. Dropping the future cancels the job.
-    async fn draw(&self, request: GenerateRequest) -> Result<(Drawing, Vec<Vec<u8>>)> {
-        let inner = self.inner.clone();
-        // Decoding an uploaded picture may take a while.
-        let plan = blocking(move || Plan::new(&request, &inner.facts)).await?;
-        let drawing = self.inner.queue.submit(plan)?.result().await?;
+    /// Returns when nothing is being drawn.
+    async fn idle(&self) {
+        while self.inner.worker.is_alive() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Checks a request and stores it as a job.
+    async fn submit(&self, request: GenerateRequest, key: Option<String>) -> Result<Id> {
         let inner = self.inner.clone();
         blocking(move || {
-            let files = drawing.pictures.iter().map(crate::pipeline::Picture::to_png).collect::<Result<Vec<_>>>()?;
-            if let Some(folder) = &inner.config.data {
-                keep(folder, &drawing, &files)?;
-            }
-            Ok((drawing, files))
+            let plan = Plan::new(&request, &inner.facts)?;
+            inner.jobs.submit(&request, &plan, key.as_deref())
         })
         .await
+    }
+
+    /// One look at the jobs, where it may block.
+    async fn ask<T: Send + 'static>(&self, look: impl FnOnce(&Jobs) -> Result<T> + Send + 'static) -> Result<T> {
+        let jobs = self.inner.jobs.clone();
+        blocking(move || look(&jobs)).await
+    }
+
+    /// The straight way from a request to files. Dropping the future cancels the job.
+    async fn draw(&self, request: GenerateRequest) -> Result<(Job, Vec<Vec<u8>>)> {
+        let id = self.submit(request, None).await?;
+        let guard = CancelOnDrop { jobs: self.jobs().clone(), id: Some(id.clone()) };
+        let job = self.ended(&id).await?;
+        guard.disarm();
+        match job {
+            Job { state: JobState::Done, .. } => {
+                self.ask(move |jobs| {
+                    let files = job.images.iter().map(|image| jobs.picture(&image.id)).collect::<Result<Vec<_>>>()?;
+                    Ok((job, files))
+                })
+                .await
+            }
+            Job { state: JobState::Failed, error: Some(failure), .. } => {
+                Err(Error::Failed(failure.code, failure.message))
+            }
+            _ => Err(Error::Cancelled),
+        }
+    }
+
+    /// The job, once it is over.
+    async fn ended(&self, id: &Id) -> Result<Job> {
+        let mut listener = self.jobs().listen(id, None);
+        loop {
+            let wanted = id.clone();
+            let job = self.ask(move |jobs| jobs.get(&wanted)).await?.ok_or(Error::Cancelled)?;
+            if job.state.is_over() {
+                self.jobs().stop_listening(id);
+                return Ok(job);
+            }
+            if job.state == JobState::Queued && self.stopping().is_cancelled() {
+                return Err(Error::ShuttingDown);
+            }
+            tokio::select! {
+                _ = async { while !matches!(listener.next().await.event, Event::Ended { .. }) {} } => {}
+                () = self.stopping().cancelled(), if job.state == JobState::Queued => {}
+            }
+        }
+    }
+}
+
+/// A client that goes away takes the job that it waited for with it.
+struct CancelOnDrop {
+    jobs: Jobs,
+    id: Option<Id>,
+}
+
+impl CancelOnDrop {
+    fn disarm(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        let (jobs, Some(id)) = (self.jobs.clone(), self.id.take()) else { return };
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = jobs.cancel(&id) {
+                tracing::warn!(job = %id, %error, "a job that nobody waits for could not be cancelled");
+            }
+        });
     }
 }
 
@@ -85,14 +162,6 @@ impl App {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let outcome = tokio::task::spawn_blocking(work).await;
     outcome.unwrap_or_else(|error| Err(Error::Server(format!("a task has died: {error}"))))
-}
-
-fn keep(folder: &Path, drawing: &Drawing, files: &[Vec<u8>]) -> Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    for (picture, file) in drawing.pictures.iter().zip(files) {
-        image::write_file(&folder.join("pictures").join(format!("{now}-{}.png", picture.receipt.seed)), file)?;
-    }
-    Ok(())
 }
 
 /// All routes, with the guards before them: tests call it without a socket.
@@ -104,6 +173,15 @@ pub fn router(app: App) -> Router {
     Router::new()
         .route("/", get(page::show).post(page::submit))
         .route("/api/v1/generate", post(api::generate))
+        .route("/api/v1/jobs", get(jobs::list).post(jobs::submit))
+        .route("/api/v1/jobs/{id}", get(jobs::show).delete(jobs::cancel))
+        .route("/api/v1/jobs/{id}/events", get(events::stream))
+        .route("/api/v1/images/{id}", get(images::show).patch(images::change).delete(images::delete))
+        .route("/api/v1/images/{id}/thumbnail", get(images::thumbnail))
+        .route("/api/v1/images/{id}/restore", post(images::restore))
+        .route("/api/v1/models", get(lists::models))
+        .route("/api/v1/samplers", get(lists::samplers))
+        .route("/api/v1/schedules", get(lists::schedules))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .merge(assets)
@@ -125,16 +203,15 @@ async fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
 }
 
 /// Whether a request would be drawn now, and if not, why not.
-async fn ready(State(app): State<App>) -> Response {
-    let status = app.queue().status();
-    if !status.open {
-        return Problem::from(Error::ShuttingDown).into_response();
+async fn ready(State(app): State<App>) -> Result<Response, Problem> {
+    if app.stopping().is_cancelled() {
+        return Err(Error::ShuttingDown.into());
     }
     if !app.inner.worker.is_alive() {
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_worker", "The worker has died.").into_response();
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_worker", "The worker has died."));
     }
-    let running = status.running.map(|(done, total)| serde_json::json!({ "steps_done": done, "steps": total }));
-    let facts = app.facts();
-    Json(serde_json::json!({ "status": "ready", "model": facts.name, "waiting": status.waiting, "running": running }))
-        .into_response()
+    let status = app.ask(|jobs| jobs.status()).await?;
+    let (name, waiting, running) = (&app.facts().name, status.waiting, status.running);
+    Ok(Json(serde_json::json!({ "status": "ready", "model": name, "waiting": waiting, "running": running }))
+        .into_response())
 }

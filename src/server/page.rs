@@ -1,11 +1,11 @@
 //! The page: one form that works without JavaScript, and what was drawn below it.
 
+use super::api::seed_of;
 use super::{App, Problem, body};
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::FieldError;
-use crate::jobs::Drawing;
-use crate::pipeline::{Notice, Picture};
+use crate::jobs::{Image, Job};
 use crate::request::{Facts, GenerateRequest, MAX_COUNT};
 use askama::Template;
 use axum::extract::{Query, Request, State};
@@ -34,7 +34,7 @@ struct Page<'a> {
 struct Shown {
     prompt: String,
     pictures: Vec<ShownPicture>,
-    notices: Vec<Notice>,
+    notices: Vec<String>,
     seconds: String,
 }
 
@@ -42,8 +42,8 @@ struct ShownPicture {
     /// A data: URL of the PNG.
     url: String,
     seed: u64,
-    width: usize,
-    height: usize,
+    width: u32,
+    height: u32,
     /// What the file is called when it is saved.
     file_name: String,
 }
@@ -120,8 +120,8 @@ pub(super) async fn submit(State(app): State<App>, request: Request) -> Response
         Err(problem) => return wrong(&app, &GenerateRequest::default(), &problem),
     };
     match app.draw(form.clone()).await {
-        Ok((drawing, files)) => {
-            let shown = Some(shown(drawing, &files));
+        Ok((job, files)) => {
+            let shown = Some(shown(&job, &files));
             render(StatusCode::OK, &Page { form: &form, facts: app.facts(), errors: &[], banner: None, shown })
         }
         Err(error) => wrong(&app, &form, &error.into()),
@@ -153,21 +153,22 @@ fn render(status: StatusCode, page: &Page<'_>) -> Response {
     }
 }
 
-fn shown(drawing: Drawing, files: &[Vec<u8>]) -> Shown {
-    let prompt = drawing.pictures.first().map(|picture| picture.receipt.prompt.clone()).unwrap_or_default();
-    let pictures = drawing.pictures.iter().zip(files).map(|(picture, file)| shown_picture(picture, file)).collect();
-    let seconds = format!("{:.1}", drawing.drawn.as_secs_f64());
-    Shown { prompt, pictures, notices: drawing.notices, seconds }
+fn shown(job: &Job, files: &[Vec<u8>]) -> Shown {
+    let prompt = job.request.text("prompt").to_owned();
+    let pictures = job.images.iter().zip(files).map(|(image, file)| shown_picture(&prompt, image, file)).collect();
+    let seconds = job.ended_at.zip(job.started_at).map_or(0, |(end, start)| end - start) as f64 / 1000.0;
+    let notices = job.notices.as_array().into_iter().flatten().filter_map(|n| Some(n["message"].as_str()?.to_owned()));
+    Shown { prompt, pictures, notices: notices.collect(), seconds: format!("{seconds:.1}") }
 }
 
-fn shown_picture(picture: &Picture, file: &[u8]) -> ShownPicture {
-    let receipt = &picture.receipt;
+fn shown_picture(prompt: &str, image: &Image, file: &[u8]) -> ShownPicture {
+    let seed = seed_of(image);
     ShownPicture {
         url: format!("data:image/png;base64,{}", STANDARD.encode(file)),
-        seed: receipt.seed,
-        width: receipt.width,
-        height: receipt.height,
-        file_name: format!("{}-{}.png", slug(&receipt.prompt), receipt.seed),
+        seed,
+        width: image.width,
+        height: image.height,
+        file_name: format!("{}-{seed}.png", slug(prompt)),
     }
 }
 

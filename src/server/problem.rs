@@ -4,6 +4,7 @@ use crate::error::{Error, FieldError};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What went wrong with a request, to be answered as a problem document.
@@ -12,13 +13,13 @@ pub struct Problem {
     /// The HTTP status.
     pub status: StatusCode,
     /// A stable name for programs.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// What is wrong with this request, for a person.
     pub detail: String,
     /// Every wrong field.
     pub errors: Vec<FieldError>,
     /// Line and column of wrong syntax, from 1.
-    pub position: Option<(usize, usize)>,
+    pub position: Option<(u32, u32)>,
     /// Seconds to wait before trying again.
     pub retry_after: Option<u64>,
     /// Stands in the server's log too.
@@ -35,18 +36,26 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<usize>,
+    line: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    column: Option<usize>,
+    column: Option<u32>,
     request_id: String,
 }
 
 impl Problem {
     /// A problem with a code and a sentence.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let request = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { status, code, detail: detail.into(), errors: Vec::new(), position: None, retry_after: None, request }
+        Self {
+            status,
+            code: code.into(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            position: None,
+            retry_after: None,
+            request,
+        }
     }
 
     /// The number under which the log has more.
@@ -72,7 +81,7 @@ impl From<Error> for Problem {
             }
             Error::Syntax { line, column, .. } => {
                 let problem = Self::new(StatusCode::BAD_REQUEST, "bad_json", error.to_string());
-                Self { position: Some((line, column)), ..problem }
+                Self { position: Some((line as u32, column as u32)), ..problem }
             }
             Error::Overloaded { retry_after_seconds } => {
                 let detail = format!("The queue is full. Try again in {retry_after_seconds} s.");
@@ -83,6 +92,13 @@ impl From<Error> for Problem {
                 let problem =
                     Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "The server is shutting down.");
                 Self { retry_after: Some(10), ..problem }
+            }
+            Error::Failed(code, detail) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail),
+            Error::Storage(_) => {
+                let detail = "Storage is not available at the moment.";
+                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable", detail);
+                tracing::error!(request_id = problem.request_id(), %error, "storage is not available");
+                Self { retry_after: Some(5), ..problem }
             }
             Error::NonFinite(detail) => {
                 let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "nonfinite_latents", detail);

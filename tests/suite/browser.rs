@@ -126,6 +126,7 @@ fn programs() -> Option<((Program, String), (Program, String))> {
     };
     let mut server = Command::new(env!("CARGO_BIN_EXE_limner"));
     server.args(["serve", "--listen", "127.0.0.1:0", "--model"]).arg(tiny_model::path());
+    server.env("LIMNER_DATA", tempfile::tempdir().unwrap().keep());
     Some((driver, Program::start(server, "listening on").unwrap()))
 }
 

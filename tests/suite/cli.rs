@@ -9,7 +9,8 @@ use std::process::{Command, Output};
 
 fn limner(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_limner"));
-    command.args(arguments).env("LIMNER_MODEL", tiny_model::path());
+    let data = tempfile::tempdir().unwrap().keep();
+    command.args(arguments).env("LIMNER_MODEL", tiny_model::path()).env("LIMNER_DATA", data);
     command
 }
 

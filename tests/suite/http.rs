@@ -31,7 +31,8 @@ static PIPELINE: LazyLock<Arc<Pipeline>> =
 
 fn app(arguments: &[&str]) -> App {
     let settings = Settings::parse_from([&["limner"], arguments].concat());
-    App::start(settings.config, PIPELINE.facts(), PIPELINE.clone()).unwrap()
+    let folder = tempfile::tempdir().unwrap().keep();
+    App::start(settings.config, &folder, PIPELINE.clone()).unwrap()
 }
 
 fn routes() -> Router {
@@ -255,7 +256,7 @@ async fn the_address_fills_the_form() {
 async fn there_are_probes_files_and_nothing_else() {
     assert_eq!(text(ask(get("/livez")).await).await, "alive\n");
     let ready: Value = serde_json::from_slice(&bytes(ask(get("/readyz")).await).await).unwrap();
-    assert_eq!(ready, json!({ "status": "ready", "model": "tiny", "waiting": 0, "running": null }));
+    assert_eq!(ready, json!({ "status": "ready", "model": "tiny", "waiting": 0, "running": false }));
     for path in ["/static/app.css", "/static/app.js", "/static/icon.svg"] {
         let response = ask(get(path)).await;
         assert_eq!(
@@ -269,15 +270,119 @@ async fn there_are_probes_files_and_nothing_else() {
     assert_eq!(ask(get("/api/v1/generate")).await.status(), StatusCode::METHOD_NOT_ALLOWED);
 }
 
-#[tokio::test]
-async fn kept_pictures_lie_in_the_data_folder() {
-    let folder = tempfile::tempdir().unwrap();
-    let routes = router(app(&["--data", folder.path().to_str().unwrap()]));
-    let request = post("/api/v1/generate", "application/json", r#"{"prompt":"x","steps":1,"seed":11}"#);
-    assert_eq!(routes.oneshot(request).await.unwrap().status(), StatusCode::OK);
-    let names: Vec<_> =
-        std::fs::read_dir(folder.path().join("pictures")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(names.len() == 1 && names[0].to_string_lossy().ends_with("-11.png"), "{names:?}");
+/// Asks one server, whose jobs are then still there.
+async fn of(routes: &Router, request: Request<Body>) -> (StatusCode, Value) {
+    let response = routes.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    (status, serde_json::from_slice(&bytes(response).await).unwrap_or_default())
+}
+
+fn with(method: &str, path: &str, body: &str) -> Request<Body> {
+    let request = Request::builder().method(method).uri(path).header("host", "localhost");
+    request.header("content-type", "application/json").body(Body::from(body.to_owned())).unwrap()
+}
+
+/// Submits a job and waits until it is over.
+async fn finished(routes: &Router, body: &str) -> Value {
+    let (status, job) = of(routes, with("POST", "/api/v1/jobs", body)).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{job}");
+    loop {
+        let (_, now) = of(routes, get(job["links"]["self"].as_str().unwrap())).await;
+        if !["queued", "running"].contains(&now["state"].as_str().unwrap()) {
+            return now;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_accepted_drawn_listed_and_its_picture_kept() {
+    let routes = routes();
+    let job = finished(&routes, r#"{"prompt":"red apple","steps":2,"seed":18446744073709551615,"count":2}"#).await;
+    assert_eq!(
+        (&job["state"], &job["step"], &job["steps"], &job["attempt"]),
+        (&json!("done"), &json!(4), &json!(4), &json!(1))
+    );
+    assert_eq!(
+        (&job["request"]["seed"], &job["request"]["seed_text"]),
+        (&json!(u64::MAX), &json!("18446744073709551615"))
+    );
+    let image = &job["images"][1];
+    assert_eq!((&image["receipt"]["seed"], &image["width"]), (&json!(0), &json!(32)));
+    let url = image["url"].as_str().unwrap();
+    let file = bytes(routes.clone().oneshot(get(url)).await.unwrap()).await;
+    assert!(read_png_text(&file, "parameters").unwrap().starts_with("red apple\nSteps: 2,"));
+    for (accept, magic) in
+        [("image/webp", &b"RIFF"[..]), ("image/jpeg", b"\xff\xd8"), ("image/avif,image/webp,*/*", b"\x89PNG")]
+    {
+        let mut request = get(url);
+        request.headers_mut().insert("accept", accept.parse().unwrap());
+        assert!(bytes(routes.clone().oneshot(request).await.unwrap()).await.starts_with(magic), "{accept}");
+    }
+    assert_eq!(of(&routes, with("PATCH", url, r#"{"starred":true}"#)).await.1["starred"], true);
+    for (query, found) in [("", 1), ("?q=APPLE&starred=1&state=done", 1), ("?q=pear", 0), ("?state=failed", 0)] {
+        let (_, list) = of(&routes, get(&format!("/api/v1/jobs{query}"))).await;
+        assert_eq!((list["jobs"].as_array().unwrap().len(), &list["next"]), (found, &Value::Null), "{query}");
+    }
+    assert_eq!(of(&routes, with("DELETE", url, "")).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(of(&routes, get(url)).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(of(&routes, with("POST", &format!("{url}/restore"), "")).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(of(&routes, get(url)).await.0, StatusCode::OK);
+    assert_eq!(of(&routes, with("DELETE", job["links"]["self"].as_str().unwrap(), "")).await.0, StatusCode::CONFLICT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_jobs_follow_each_other() {
+    let routes = routes();
+    for seed in 1..=3 {
+        finished(&routes, &format!(r#"{{"prompt":"x","steps":1,"seed":{seed}}}"#)).await;
+    }
+    let (_, first) = of(&routes, get("/api/v1/jobs?limit=2")).await;
+    let cursor = first["next"].as_str().unwrap();
+    let (_, second) = of(&routes, get(&format!("/api/v1/jobs?limit=2&cursor={cursor}"))).await;
+    let seeds = |page: &Value| {
+        page["jobs"].as_array().unwrap().iter().map(|j| j["request"]["seed"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((seeds(&first), seeds(&second)), (vec![json!(3), json!(2)], vec![json!(1)]));
+    for query in ["limit=0", "limit=1e9", "limit=101", "cursor=x", "state=late"] {
+        let (status, problem) = of(&routes, get(&format!("/api/v1/jobs?{query}"))).await;
+        assert_eq!((status.as_u16(), problem["errors"].as_array().map(Vec::len)), (422, Some(1)), "{query}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_double_submit_is_one_job() {
+    let routes = routes();
+    let keyed = |body: &str| {
+        let mut request = with("POST", "/api/v1/jobs", body);
+        request.headers_mut().insert("idempotency-key", "once".parse().unwrap());
+        request
+    };
+    let (_, first) = of(&routes, keyed(r#"{"prompt":"x","steps":1}"#)).await;
+    let (_, again) = of(&routes, keyed(r#"{"prompt":"x","steps":1}"#)).await;
+    assert_eq!(first["id"], again["id"]);
+    let (status, problem) = of(&routes, keyed(r#"{"prompt":"y","steps":1}"#)).await;
+    assert_eq!((status.as_u16(), &problem["errors"][0]["code"]), (422, &json!("key_reused")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_tell_a_job_from_its_place_in_the_queue_to_its_end() {
+    let routes = routes();
+    let (_, before) = of(&routes, with("POST", "/api/v1/jobs", r#"{"prompt":"x","steps":30}"#)).await;
+    let (_, job) = of(&routes, with("POST", "/api/v1/jobs", r#"{"prompt":"y","steps":5}"#)).await;
+    let events = routes.clone().oneshot(get(job["links"]["events"].as_str().unwrap())).await.unwrap();
+    assert_eq!(events.headers()["content-type"], "text/event-stream");
+    let told = text(events).await;
+    let names: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!(names[0], "snapshot");
+    assert_eq!(names[names.len() - 7..], ["started", "step", "step", "step", "step", "step", "done"], "{told}");
+    let ids: Vec<u64> =
+        told.lines().filter_map(|line| line.strip_prefix("id: ")?.split('-').nth(1)?.parse().ok()).collect();
+    assert!(ids.is_sorted() && told.contains("data:image/png;base64,"), "{told}");
+    // A stream of what is over says so and ends.
+    let over = text(routes.clone().oneshot(get(before["links"]["events"].as_str().unwrap())).await.unwrap()).await;
+    assert!(over.contains("event: done") && !over.contains("event: step"), "{over}");
+    assert_eq!(ask(get(&format!("/api/v1/jobs/{}/events", "0".repeat(32)))).await.status(), StatusCode::NOT_FOUND);
 }
 
 /// A server on a socket of its own, and the switch that ends it.
@@ -300,7 +405,7 @@ async fn send(address: &str, body: &str) -> TcpStream {
 }
 
 async fn until(app: &App, condition: impl Fn(limner::jobs::Status) -> bool) {
-    while !condition(app.queue().status()) {
+    while !condition(app.jobs().status().unwrap()) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -312,9 +417,9 @@ async fn a_client_that_hangs_up_frees_the_worker() {
     let app = app(&[]);
     let (address, _stop, _server) = started(app.clone()).await;
     let stream = send(&address, LONG).await;
-    until(&app, |status| status.running.is_some_and(|(done, _)| done > 0)).await;
+    until(&app, |status| status.running).await;
     drop(stream);
-    tokio::time::timeout(Duration::from_secs(20), until(&app, |status| status.running.is_none())).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), until(&app, |status| !status.running)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,7 +427,7 @@ async fn a_full_queue_answers_429_and_an_end_comes_in_time() {
     let app = app(&["--queue", "1", "--drain-seconds", "0"]);
     let (address, stop, server) = started(app.clone()).await;
     let _running = send(&address, LONG).await;
-    until(&app, |status| status.running.is_some()).await;
+    until(&app, |status| status.running).await;
     let mut waiting = send(&address, LONG).await;
     until(&app, |status| status.waiting == 1).await;
     let answer = |mut stream: TcpStream| async move {

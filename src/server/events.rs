@@ -1,0 +1,121 @@
+//! `GET /api/v1/jobs/{id}/events`: what happens to a job, as server-sent events.
+
+use super::{App, Problem, jobs, view};
+use crate::jobs::{Event, Id, Listener, Numbered};
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{Event as Sent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Time between the comments that keep proxies from closing a quiet stream.
+const PING: Duration = Duration::from_secs(15);
+
+/// Tells this process's events from those of one before it, whose numbers mean nothing here.
+static PROCESS: LazyLock<String> = LazyLock::new(|| {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}", started.as_micros())
+});
+
+/// A stream that has begun.
+struct Watch {
+    app: App,
+    id: Id,
+    listener: Listener,
+    previews: bool,
+    /// What to send before the next event.
+    first: Option<Sent>,
+    over: bool,
+}
+
+pub(super) async fn stream(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(parameters): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id = jobs::known(&id)?;
+    let listener = app.jobs().listen(&id, last_event(&headers));
+    // Looked at after listening began: nothing falls in between.
+    let wanted = id.clone();
+    let look = move |jobs: &crate::jobs::Jobs| {
+        let Some(job) = jobs.get(&wanted)? else { return Ok(None) };
+        Ok(Some((view::job(jobs, &job)?, job.state)))
+    };
+    let Some((job, state)) = app.ask(look).await? else {
+        app.jobs().stop_listening(&id);
+        return Err(jobs::missing());
+    };
+    let over = state.is_over();
+    if over {
+        app.jobs().stop_listening(&id);
+    }
+    let first = if over {
+        Some(sent(listener.heard(), state.name(), &job))
+    } else {
+        (!listener.resumed()).then(|| sent(listener.heard(), "snapshot", &job))
+    };
+    let previews = parameters.get("preview").is_none_or(|value| value != "0");
+    let watch = Watch { app, id, listener, previews, first, over };
+    let events = stream::unfold(watch, |watch| watch.next());
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(PING)).into_response())
+}
+
+impl Watch {
+    async fn next(mut self) -> Option<(Result<Sent, Infallible>, Self)> {
+        if let Some(first) = self.first.take() {
+            return Some((Ok(first), self));
+        }
+        if self.over {
+            return None;
+        }
+        let stopping = self.app.stopping().clone();
+        let numbered = tokio::select! {
+            numbered = self.listener.next() => numbered,
+            () = stopping.cancelled() => return None,
+        };
+        let sent = self.told(numbered).await?;
+        Some((Ok(sent), self))
+    }
+
+    async fn told(&mut self, Numbered { number, event }: Numbered) -> Option<Sent> {
+        let event = match event {
+            Event::Ended { .. } => {
+                self.over = true;
+                let id = self.id.clone();
+                let look = move |jobs: &crate::jobs::Jobs| {
+                    let Some(job) = jobs.get(&id)? else { return Ok(None) };
+                    Ok(Some((job.state, view::job(jobs, &job)?)))
+                };
+                let (state, job) = self.app.ask(look).await.ok()??;
+                return Some(sent(number, state.name(), &job));
+            }
+            Event::Step(mut step) if !self.previews => {
+                step.preview = None;
+                Event::Step(step)
+            }
+            event => event,
+        };
+        let name = match &event {
+            Event::Queued { .. } => "queued",
+            Event::Started { .. } => "started",
+            Event::Step(_) | Event::Ended { .. } => "step",
+        };
+        Some(sent(number, name, &serde_json::to_value(&event).unwrap_or_default()))
+    }
+}
+
+fn sent(number: u64, name: &str, data: &Value) -> Sent {
+    Sent::default().id(format!("{}-{number}", *PROCESS)).event(name).data(data.to_string())
+}
+
+/// The number of the last event this client has, if it was this process that sent it.
+fn last_event(headers: &HeaderMap) -> Option<u64> {
+    let (process, number) = headers.get("last-event-id")?.to_str().ok()?.split_once('-')?;
+    if process == *PROCESS { number.parse().ok() } else { None }
+}

@@ -1,0 +1,28 @@
+//! What there is to choose from.
+
+use super::App;
+use crate::diffusion::sampler::Sampler;
+use crate::diffusion::schedule::Spacing;
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+/// `GET /api/v1/models`.
+pub(super) async fn models(State(app): State<App>) -> Json<Value> {
+    let facts = app.facts();
+    let defaults =
+        json!({ "steps": facts.steps, "guidance": facts.guidance, "width": facts.width, "height": facts.height });
+    Json(json!({ "models": [{
+        "name": facts.name, "loaded": true, "multiple_of": facts.multiple_of, "defaults": defaults,
+    }] }))
+}
+
+/// `GET /api/v1/samplers`.
+pub(super) async fn samplers() -> Json<Value> {
+    Json(json!({ "samplers": Sampler::names(), "default": Sampler::default().to_string() }))
+}
+
+/// `GET /api/v1/schedules`.
+pub(super) async fn schedules() -> Json<Value> {
+    Json(json!({ "schedules": Spacing::names(), "default": Spacing::default().name() }))
+}

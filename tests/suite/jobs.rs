@@ -1,0 +1,180 @@
+//! The jobs behind their boundary: what is accepted is drawn once, whatever happens in between.
+
+use limner::Error;
+use limner::jobs::{Claim, Draw, Drawn, Event, Id, Jobs, Limits, Query, State, Worker};
+use limner::pipeline::Progress;
+use limner::request::{Facts, GenerateRequest, Plan};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Takes `plan.steps` steps without drawing anything. Panics at guidance 13.
+#[derive(Default)]
+struct Sleeper {
+    steps: AtomicUsize,
+}
+
+impl Draw for Sleeper {
+    fn facts(&self) -> Facts {
+        Facts { name: "x".into(), multiple_of: 8, width: 8, height: 8, steps: 20, guidance: 5.0, times: 1000 }
+    }
+
+    fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> limner::Result<()>) -> limner::Result<Drawn> {
+        assert!(plan.guidance != 13.0, "unlucky");
+        for step in 1..=plan.steps {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            self.steps.fetch_add(1, Ordering::Relaxed);
+            let steps = plan.steps;
+            on_step(&Progress { picture: 0, pictures: 1, step, steps, sigma: 1.0, estimate: None })?;
+        }
+        Ok(Drawn::default())
+    }
+}
+
+fn open(folder: &Path, jobs: usize) -> Jobs {
+    Jobs::open(folder, Limits { jobs, upload_bytes: 1000 }).unwrap()
+}
+
+fn request(set: &[(&str, &str)]) -> GenerateRequest {
+    let mut request = GenerateRequest { prompt: Some("red apple".into()), ..Default::default() };
+    set.iter().for_each(|(field, value)| assert!(request.set_text(field, (*value).to_owned())));
+    request
+}
+
+fn submit(jobs: &Jobs, set: &[(&str, &str)], key: Option<&str>) -> limner::Result<Id> {
+    let request = request(set);
+    jobs.submit(&request, &Plan::new(&request, &Sleeper::default().facts())?, key)
+}
+
+fn state(jobs: &Jobs, id: &Id) -> State {
+    jobs.get(id).unwrap().unwrap().state
+}
+
+/// Waits for the end of a job.
+async fn ended(jobs: &Jobs, id: &Id) -> State {
+    let mut listener = jobs.listen(id, None);
+    while !state(jobs, id).is_over() {
+        while !matches!(listener.next().await.event, Event::Ended { .. }) {}
+    }
+    state(jobs, id)
+}
+
+fn claim(jobs: &Jobs) -> Claim {
+    jobs.claim().unwrap()
+}
+
+#[tokio::test]
+async fn jobs_are_drawn_in_order_and_a_full_queue_says_when_to_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = open(folder.path(), 2);
+    let (first, second) = (submit(&jobs, &[], None).unwrap(), submit(&jobs, &[], None).unwrap());
+    assert!(matches!(submit(&jobs, &[], None), Err(Error::Overloaded { retry_after_seconds: 1.. })));
+    assert_eq!((jobs.position(&first).unwrap().unwrap().0, jobs.position(&second).unwrap().unwrap().0), (1, 2));
+    let worker = Worker::start(jobs.clone(), Arc::new(Sleeper::default())).unwrap();
+    assert_eq!((ended(&jobs, &first).await, ended(&jobs, &second).await), (State::Done, State::Done));
+    let list = jobs.list(&Query { limit: 9, ..Query::default() }).unwrap();
+    assert_eq!(list.iter().map(|job| &job.id).collect::<Vec<_>>(), [&second, &first]);
+    jobs.close();
+    worker.join();
+    assert!(matches!(submit(&jobs, &[], None), Err(Error::ShuttingDown)));
+}
+
+#[tokio::test]
+async fn a_cancelled_job_stops_within_one_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let (jobs, sleeper) = (open(folder.path(), 9), Arc::new(Sleeper::default()));
+    let (id, waiting) = (submit(&jobs, &[("steps", "1000")], None).unwrap(), submit(&jobs, &[], None).unwrap());
+    assert!(jobs.cancel(&waiting).unwrap());
+    assert_eq!(state(&jobs, &waiting), State::Cancelled);
+    let _worker = Worker::start(jobs.clone(), sleeper.clone()).unwrap();
+    while sleeper.steps.load(Ordering::Relaxed) < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(jobs.cancel(&id).unwrap());
+    let at_cancel = sleeper.steps.load(Ordering::Relaxed);
+    assert_eq!(ended(&jobs, &id).await, State::Cancelled);
+    assert!(sleeper.steps.load(Ordering::Relaxed) <= at_cancel + 1);
+    assert!(!jobs.cancel(&id).unwrap());
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = open(folder.path(), 9);
+    let worker = Worker::start(jobs.clone(), Arc::new(Sleeper::default())).unwrap();
+    let (unlucky, next) = (submit(&jobs, &[("guidance", "13")], None).unwrap(), submit(&jobs, &[], None).unwrap());
+    assert_eq!((ended(&jobs, &unlucky).await, ended(&jobs, &next).await), (State::Failed, State::Done));
+    assert_eq!(jobs.get(&unlucky).unwrap().unwrap().error.unwrap().code, "internal");
+    assert!(worker.is_alive());
+}
+
+#[test]
+fn a_key_brings_the_same_job_again_and_another_request_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = {
+        let jobs = open(folder.path(), 9);
+        submit(&jobs, &[], Some("k")).unwrap()
+    };
+    // Also after a restart, and although the seed was left to chance.
+    let jobs = open(folder.path(), 9);
+    assert_eq!(submit(&jobs, &[], Some("k")).unwrap(), first);
+    assert!(matches!(submit(&jobs, &[("steps", "3")], Some("k")), Err(Error::Invalid(e)) if e[0].code == "key_reused"));
+    assert_ne!(submit(&jobs, &[], Some("l")).unwrap(), first);
+    assert_eq!(jobs.status().unwrap().waiting, 2);
+}
+
+#[test]
+fn a_job_survives_its_server_three_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = submit(&open(folder.path(), 9), &[("seed", "")], None).unwrap();
+    let mut seeds = Vec::new();
+    for attempt in 1..=3 {
+        let jobs = open(folder.path(), 9);
+        let claim = claim(&jobs);
+        assert_eq!((&claim.id, claim.attempt), (&id, attempt));
+        seeds.push(claim.request.text("seed").to_owned());
+        // The server dies here: nothing is completed.
+    }
+    assert!(!seeds[0].is_empty() && seeds.iter().all(|seed| *seed == seeds[0]));
+    let job = open(folder.path(), 9).get(&id).unwrap().unwrap();
+    assert_eq!((job.state, job.error.unwrap().code.as_str()), (State::Failed, "crashed_repeatedly"));
+}
+
+#[test]
+fn a_job_that_was_put_back_does_not_count_as_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = open(folder.path(), 9);
+    let id = submit(&jobs, &[], None).unwrap();
+    let first = claim(&jobs);
+    jobs.put_back_running();
+    jobs.complete(first, Err(Error::Cancelled));
+    assert_eq!(state(&jobs, &id), State::Queued);
+    assert_eq!(claim(&jobs).attempt, 1);
+}
+
+#[test]
+fn an_attempt_that_is_not_the_last_one_stores_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = submit(&open(folder.path(), 9), &[], None).unwrap();
+    let late = claim(&open(folder.path(), 9));
+    let jobs = open(folder.path(), 9);
+    let now = claim(&jobs);
+    jobs.complete(late, Ok(Drawn::default()));
+    assert_eq!(state(&jobs, &id), State::Running);
+    jobs.complete(now, Ok(Drawn::default()));
+    assert_eq!(state(&jobs, &id), State::Done);
+}
+
+#[test]
+fn uploads_count_against_the_limit_and_come_back_with_the_claim() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = open(folder.path(), 9);
+    let picture = limner::image::RgbImage::from_pixel(8, 8, image::Rgb([9; 3]));
+    let file = limner::image::encode_png(&picture, &[]).unwrap();
+    let request = GenerateRequest { image: Some(file.clone()), ..request(&[]) };
+    let plan = Plan::new(&request, &Sleeper::default().facts()).unwrap();
+    let accepted = (0..50).take_while(|_| jobs.submit(&request, &plan, None).is_ok()).count();
+    assert!(accepted > 0 && accepted <= 1000 / file.len(), "{accepted} of {} bytes", file.len());
+    assert_eq!(claim(&jobs).request.image.unwrap(), file);
+    assert_eq!(std::fs::read_dir(folder.path().join("uploads")).unwrap().count(), accepted);
+}

@@ -26,6 +26,12 @@ pub(super) struct Args {
     /// Highest learning rate of the autoencoder
     #[arg(long, default_value_t = 2e-3)]
     autoencoder_learning_rate: f64,
+    /// Updates of the text encoder alone, before it is trained with the U-Net; 0 leaves them out
+    #[arg(long, default_value_t = 1_200)]
+    text_steps: usize,
+    /// Pictures per update of the text encoder alone
+    #[arg(long, default_value_t = 192)]
+    text_batch: usize,
     /// Updates of text encoder and U-Net
     #[arg(long, default_value_t = 30_000)]
     steps: usize,
@@ -85,6 +91,8 @@ pub(super) fn run(args: Args) -> Result<()> {
         init: args.init,
         autoencoder_steps: args.autoencoder_steps,
         autoencoder_learning_rate: args.autoencoder_learning_rate,
+        text_steps: args.text_steps,
+        text_batch: args.text_batch,
         steps: args.steps,
         learning_rate: args.learning_rate,
         batch: args.batch,

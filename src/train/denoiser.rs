@@ -4,8 +4,8 @@ use super::data::{Dice, Record, Split, vocabulary};
 use super::export::{write_json, write_text};
 use super::parameters::Parameters;
 use super::report::save_picture;
-use super::state;
 use super::task::{Figures, Task};
+use super::text;
 use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned, Prediction, Weighting};
 use crate::diffusion::noise::Philox;
 use crate::diffusion::schedule::{Betas, NoiseSchedule};
@@ -15,9 +15,8 @@ use crate::model::clip::{ClipTextConfig, ClipTextModel, HiddenActivation};
 use crate::model::tokenizer::Tokenizer;
 use crate::model::unet::{AdditionEmbedType, DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// How often a caption is left out, so that the model learns the unconditional score that guidance needs
@@ -119,24 +118,16 @@ impl DenoiserTask<'_> {
     }
 
     fn networks(&self, vb: &VarBuilder<'_>) -> Result<(ClipTextModel, UNet2DConditionModel)> {
-        let text = ClipTextModel::new(&self.config.text, &vb.pp("text_encoder"))?;
-        Ok((text, UNet2DConditionModel::new(&self.config.unet, &vb.pp("unet"))?))
-    }
-
-    fn ids(&self, captions: &[String]) -> Result<Tensor> {
-        let mut ids = Vec::with_capacity(captions.len() * TEXT_LENGTH);
-        for caption in captions {
-            ids.extend(self.tokenizer.encode(caption)?.ids);
-        }
-        Ok(Tensor::from_vec(ids, (captions.len(), self.tokenizer.max_length()), &Device::Cpu)?)
+        let encoder = ClipTextModel::new(&self.config.text, &vb.pp(text::PREFIX))?;
+        Ok((encoder, UNet2DConditionModel::new(&self.config.unet, &vb.pp("unet"))?))
     }
 
     /// Euler steps on the probability-flow ODE under guidance: enough to see where training stands.
     fn draw(&self, vb: &VarBuilder<'_>, guidance: f64, steps: usize) -> Result<Tensor> {
-        let (text, unet) = self.networks(vb)?;
+        let (encoder, unet) = self.networks(vb)?;
         let count = self.prompts.len();
-        let ids = self.ids(&[vec![String::new(); count], self.prompts.clone()].concat())?;
-        let network = Conditioned { unet: &unet, context: text.forward(&ids)? };
+        let ids = text::ids(&self.tokenizer, &[vec![String::new(); count], self.prompts.clone()].concat())?;
+        let network = Conditioned { unet: &unet, context: encoder.forward(&ids)? };
         let denoiser = Preconditioned::new(network, Prediction::Epsilon, self.schedule.clone());
         let (_, c, h, w) = self.latents.dims4()?;
         let last = (self.schedule.steps() - 1) as f64;
@@ -167,8 +158,9 @@ impl Task for DenoiserTask<'_> {
         let noise = Philox::new(stream).normals(0, clean.elem_count());
         let noise = Tensor::from_vec(noise, clean.shape(), &Device::Cpu)?;
         let sigmas = self.sigmas(samples.len(), dice.uniform());
-        let (text, unet) = self.networks(vb)?;
-        let network = Conditioned { unet: &unet, context: text.forward(&self.ids(&captions)?)? };
+        let (encoder, unet) = self.networks(vb)?;
+        let context = encoder.forward(&text::ids(&self.tokenizer, &captions)?)?;
+        let network = Conditioned { unet: &unet, context };
         let model = Preconditioned::new(network, Prediction::Epsilon, self.schedule.clone());
         let loss = model.loss(&clean, &noise, &sigmas, self.weighting)?;
         let objective = f64::from(loss.objective.to_scalar::<f32>()?);
@@ -186,10 +178,11 @@ impl Task for DenoiserTask<'_> {
             std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
             Ok(folder)
         };
-        let (text, unet) = (folder("text_encoder")?, folder("unet")?);
-        write_weights(vb, "text_encoder", &text.join("model.safetensors"), self)?;
-        write_json(&text.join("config.json"), &with_text_constants(&self.config.text)?)?;
-        write_weights(vb, "unet", &unet.join("diffusion_pytorch_model.safetensors"), self)?;
+        text::export(&self.config.text, vb, &self.folder)?;
+        let unet = folder("unet")?;
+        let recorder = Parameters::new(0, &Device::Cpu);
+        UNet2DConditionModel::new(&self.config.unet, &recorder.builder())?;
+        text::write_weights(&recorder, &vb.pp("unet"), &unet.join("diffusion_pytorch_model.safetensors"))?;
         write_json(&unet.join("config.json"), &self.config.unet)?;
         let scheduler = folder("scheduler")?.join("scheduler_config.json");
         write_text(&scheduler, include_str!("scheduler_config.json"))?;
@@ -203,31 +196,6 @@ impl DenoiserTask<'_> {
         let last = (self.schedule.steps() - 1) as f64;
         (0..count).map(|i| self.schedule.sigma(last * ((offset + i as f64) / count as f64))).collect()
     }
-}
-
-/// What transformers' configuration needs besides the sizes.
-fn with_text_constants(config: &ClipTextConfig) -> Result<serde_json::Value> {
-    let mut value = serde_json::to_value(config).map_err(|e| Error::Training(e.to_string()))?;
-    value["architectures"] = serde_json::json!(["CLIPTextModel"]);
-    value["model_type"] = serde_json::json!("clip_text_model");
-    value["projection_dim"] = serde_json::json!(config.hidden_size);
-    value["bos_token_id"] = serde_json::json!(config.vocab_size - 2);
-    value["eos_token_id"] = serde_json::json!(config.vocab_size - 1);
-    value["pad_token_id"] = serde_json::json!(config.vocab_size - 1);
-    Ok(value)
-}
-
-fn write_weights(vb: &VarBuilder<'_>, part: &str, path: &Path, task: &DenoiserTask<'_>) -> Result<()> {
-    let recorder = Parameters::new(0, &Device::Cpu);
-    task.networks(&recorder.builder())?;
-    let prefix = format!("{part}.");
-    let half = |(name, _): (String, candle_core::Var)| -> Option<Result<(String, Tensor)>> {
-        let key = name.strip_prefix(&prefix)?.to_owned();
-        Some(vb.get_unchecked(&name).and_then(|t| t.to_dtype(DType::F16)).map(|t| (key, t)).map_err(Error::from))
-    };
-    let tensors: HashMap<String, Tensor> = recorder.named().into_iter().filter_map(half).collect::<Result<_>>()?;
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    state::write(path, &tensors, Some(metadata))
 }
 
 /// Trains the vocabulary on a data set's captions, writes `tokenizer/` and `words.txt`, and opens the tokenizer.

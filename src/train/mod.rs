@@ -1,7 +1,7 @@
 //! Captioned pictures to a trained model, and the judge that evaluates it.
 //!
 //! * [`data`]: the training set on disk, how it is built, and the captions drawn from it.
-//! * [`fit`]: the loop, the same for every part; [`task`] is what it is given, [`codec`] and [`denoiser`] are the two parts.
+//! * [`fit`]: the loop, the same for every part; [`task`] is what it is given: [`codec`], [`mod@text`] and [`denoiser`].
 //! * [`parameters`], [`optimizer`], `shards`: variables, updates, gradients over the cores.
 //! * `report`, `state`, `export`: what a run shows, what it can go on from, what it leaves behind.
 //! * [`judge`]: a small dual encoder of its own that tells which concept a picture shows.
@@ -22,3 +22,4 @@ mod report;
 mod shards;
 mod state;
 pub mod task;
+pub mod text;

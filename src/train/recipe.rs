@@ -8,10 +8,12 @@ use super::optimizer::Constants;
 use super::parameters::Parameters;
 use super::pixels::Pixels;
 use super::task::Task;
+use super::text::TextTask;
 use crate::diffusion::denoiser::Weighting;
 use crate::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -29,6 +31,10 @@ pub struct Recipe {
     pub autoencoder_steps: usize,
     /// Highest learning rate of the autoencoder.
     pub autoencoder_learning_rate: f64,
+    /// Updates of the text encoder alone, before it is trained with the U-Net; 0 leaves them out.
+    pub text_steps: usize,
+    /// Pictures per update of the text encoder alone: each caption is told from this many pictures (over the shards).
+    pub text_batch: usize,
     /// Updates of text encoder and U-Net.
     pub steps: usize,
     /// Highest learning rate of text encoder and U-Net.
@@ -72,9 +78,11 @@ impl Recipe {
 
 /// Runs the whole recipe, going on from what `recipe.out` holds. [`Error::Cancelled`] when `stop` was set.
 pub fn train(recipe: &Recipe, stop: &AtomicBool) -> Result<()> {
-    if recipe.batch == 0 || recipe.shards == 0 || !recipe.batch.is_multiple_of(recipe.shards) {
-        let (batch, shards) = (recipe.batch, recipe.shards);
-        return Err(Error::Training(format!("--batch {batch} is not a multiple of --shards {shards}")));
+    for (name, batch) in [("--batch", recipe.batch), ("--text-batch", recipe.text_batch)] {
+        let shards = recipe.shards;
+        if batch == 0 || shards == 0 || !batch.is_multiple_of(shards) {
+            return Err(Error::Training(format!("{name} {batch} is not a multiple of --shards {shards}")));
+        }
     }
     let data = Dataset::open(&recipe.data)?;
     let pixels = Pixels::new(data.load_pixels()?, data.size);
@@ -107,6 +115,20 @@ fn autoencoder(
     Ok((model, latents))
 }
 
+/// Trains the text encoder alone; returns its weights, under the names that they have beside the U-Net's.
+fn text_encoder(recipe: &Recipe, task: &TextTask<'_>, stop: &AtomicBool) -> Result<HashMap<String, Tensor>> {
+    let parameters = Parameters::new(recipe.seed + 2, &Device::Cpu);
+    task.create(&parameters)?;
+    recipe.initialise(&parameters, "text_encoder/model.safetensors", "text_encoder.")?;
+    let mut settings = recipe.settings("text", recipe.text_steps, recipe.learning_rate);
+    settings.batch = recipe.text_batch;
+    eprintln!("text encoder and its contrast: {:.1} M parameters", parameters.count() as f64 / 1e6);
+    if recipe.text_steps > 0 {
+        fit(task, &parameters, task.records.len(), &settings, stop)?;
+    }
+    Ok(parameters.named().into_iter().map(|(name, var)| (name, var.as_tensor().detach())).collect())
+}
+
 /// Trains text encoder and U-Net on the latents.
 fn denoiser(
     recipe: &Recipe,
@@ -118,8 +140,17 @@ fn denoiser(
     let records: Vec<_> = data.training().collect();
     let tokenizer = denoiser::tokenizer(data, &recipe.out)?;
     let (_, channels, side, _) = latents.dims4()?;
+    let config = DenoiserConfig::small(tokenizer.vocabulary_size(), side, channels);
+    let text = TextTask {
+        config: config.text.clone(),
+        latents: latents.clone(),
+        records: records.clone(),
+        tokenizer: &tokenizer,
+        folder: recipe.out.clone(),
+    };
+    let encoder = text_encoder(recipe, &text, stop)?;
     let task = DenoiserTask {
-        config: DenoiserConfig::small(tokenizer.vocabulary_size(), side, channels),
+        config,
         prompts: denoiser::preview_prompts(&records),
         records,
         latents,
@@ -131,7 +162,7 @@ fn denoiser(
     };
     let parameters = Parameters::new(recipe.seed + 1, &Device::Cpu);
     task.create(&parameters)?;
-    recipe.initialise(&parameters, "text_encoder/model.safetensors", "text_encoder.")?;
+    parameters.assign(&encoder)?;
     recipe.initialise(&parameters, "unet/diffusion_pytorch_model.safetensors", "unet.")?;
     let settings = recipe.settings("denoiser", recipe.steps, recipe.learning_rate);
     eprintln!("text encoder and U-Net: {:.1} M parameters", parameters.count() as f64 / 1e6);

@@ -5,6 +5,7 @@
 //! profiles are ignored; of an animation the first frame. Nothing of the file but its pixels goes any further.
 
 mod grid;
+mod label;
 mod mask;
 mod read;
 mod tensor;
@@ -12,6 +13,7 @@ mod write;
 
 pub use ::image::RgbImage;
 pub use grid::grid;
+pub use label::labelled_grid;
 pub use mask::Mask;
 pub use read::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, fit, read, thumbnail};
 pub use tensor::{batch_from_tensor, from_tensor, to_tensor};

@@ -4,11 +4,13 @@
 //! [`Plan::new`] reads them, so that "7,5", `1e999` and a missing field get the same answer at every door, and so that
 //! all wrong fields are reported together.
 
+mod axes;
 mod check;
 mod json;
 mod numbers;
 mod plan;
 
+pub use axes::{AXES, Axis, Grid, MAX_CELLS};
 pub use plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_SIDE, MAX_STEPS, Plan, Start};
 
 use crate::error::FieldError;

@@ -58,13 +58,23 @@ for (const input of form.querySelectorAll("input[type=file]")) {
 const dragging = (on) => document.body.classList.toggle("dragging", on);
 addEventListener("dragover", (event) => { event.preventDefault(); dragging(true); field("pictures").open = true; });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) dragging(false); });
+/** Puts a file into the form as if it had been picked. */
+function give(target, file) {
+  const one = new DataTransfer();
+  one.items.add(file);
+  target.files = one.files;
+  target.dispatchEvent(new Event("change"));
+}
 addEventListener("drop", (event) => {
   event.preventDefault();
   dragging(false);
-  if (!event.dataTransfer.files.length) return;
-  const target = event.target.closest(".drop")?.querySelector("input") ?? field("image");
-  const one = new DataTransfer();
-  one.items.add(event.dataTransfer.files[0]);
-  target.files = one.files;
-  preview(target);
+  const [file] = event.dataTransfer.files;
+  if (file) give(event.target.closest(".drop")?.querySelector("input") ?? field("image"), file);
+});
+addEventListener("paste", (event) => {
+  const [file] = event.clipboardData.files;
+  if (!file?.type.startsWith("image/")) return;
+  event.preventDefault();
+  field("pictures").open = true;
+  give(field("image"), file);
 });

@@ -84,6 +84,15 @@ pub struct Claim {
     control: Arc<Control>,
 }
 
+/// The files that were sent with a job.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Uploads {
+    /// The picture to start from.
+    pub image: Option<Vec<u8>>,
+    /// The mask.
+    pub mask: Option<Vec<u8>>,
+}
+
 /// A look at the queue from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
@@ -158,6 +167,18 @@ impl Jobs {
     pub fn position(&self, id: &Id) -> Result<Option<(usize, f64)>> {
         let waiting = self.shared.store.waiting()?;
         Ok(waiting.iter().position(|other| other == id).map(|before| (before + 1, self.eta(before + 1))))
+    }
+
+    /// How long steps took lately.
+    pub fn seconds_per_step(&self) -> f64 {
+        self.desk().seconds_per_step
+    }
+
+    /// The picture and the mask that were sent with a job, where they were and are still there.
+    pub fn uploads(&self, id: &Id) -> Result<Uploads> {
+        let (image, mask) = self.shared.store.uploads_of(id)?;
+        let load = |file: Option<Id>| file.map(|file| self.shared.folder.read(Kind::Upload, &file)).transpose();
+        Ok(Uploads { image: load(image)?, mask: load(mask)? })
     }
 
     /// Where a running job stands.

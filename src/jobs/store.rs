@@ -272,6 +272,14 @@ impl Store {
         self.ids("SELECT image FROM jobs WHERE image IS NOT NULL UNION SELECT mask FROM jobs WHERE mask IS NOT NULL")
     }
 
+    /// The files that were sent with a job: picture and mask.
+    pub(super) fn uploads_of(&self, job: &Id) -> Result<(Option<Id>, Option<Id>)> {
+        let files = |row: &Row<'_>| Ok((optional_id(row, 0)?, optional_id(row, 1)?));
+        let sql = "SELECT image, mask FROM jobs WHERE id = ?1";
+        let found = self.lock().query_row(sql, [job.as_str()], files).optional().map_err(fault)?;
+        Ok(found.unwrap_or_default())
+    }
+
     fn ids(&self, sql: &str) -> Result<Vec<Id>> {
         let connection = self.lock();
         let mut statement = connection.prepare_cached(sql).map_err(fault)?;

@@ -8,12 +8,16 @@ use axum::body::Bytes;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{HeaderMap, StatusCode, header};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// How long a client may take to send its body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// How many parts a form may have: twice as many as ours has.
-const MAX_PARTS: usize = 32;
+const MAX_PARTS: usize = 64;
+
+/// What a form holds besides the request: what only pages need.
+pub(super) type Extras = HashMap<String, String>;
 
 /// The body of a JSON request.
 pub(super) async fn json(app: &App, request: Request) -> Result<Bytes, Problem> {
@@ -24,8 +28,8 @@ pub(super) async fn json(app: &App, request: Request) -> Result<Bytes, Problem> 
     .await
 }
 
-/// The fields of our form. Fields that the form does not have are passed over.
-pub(super) async fn form(app: &App, request: Request) -> Result<GenerateRequest, Problem> {
+/// The fields of our form.
+pub(super) async fn form(app: &App, request: Request) -> Result<(GenerateRequest, Extras), Problem> {
     check_head(app, request.headers(), |kind| kind == "multipart/form-data")?;
     in_time(async {
         let parts = Multipart::from_request(request, &()).await;
@@ -35,28 +39,27 @@ pub(super) async fn form(app: &App, request: Request) -> Result<GenerateRequest,
     .await
 }
 
-async fn read_parts(mut parts: Multipart) -> Result<GenerateRequest, Problem> {
-    let mut form = GenerateRequest::default();
+async fn read_parts(mut parts: Multipart) -> Result<(GenerateRequest, Extras), Problem> {
+    let (mut form, mut extras) = (GenerateRequest::default(), Extras::new());
     for _ in 0..MAX_PARTS {
         match parts.next_field().await.map_err(|error| refused_part(&error))? {
-            Some(part) => read_part(part, &mut form).await?,
-            None => return Ok(form),
+            Some(part) => read_part(part, &mut form, &mut extras).await?,
+            None => return Ok((form, extras)),
         }
     }
     let detail = format!("A form may have at most {MAX_PARTS} parts.");
     Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_parts", detail))
 }
 
-async fn read_part(part: Field<'_>, form: &mut GenerateRequest) -> Result<(), Problem> {
+async fn read_part(part: Field<'_>, form: &mut GenerateRequest, extras: &mut Extras) -> Result<(), Problem> {
     let name = part.name().unwrap_or_default().to_owned();
     let bytes = part.bytes().await.map_err(|error| refused_part(&error))?;
     if form.set_file(&name, bytes.to_vec()) {
         return Ok(());
     }
     match String::from_utf8(bytes.into()) {
-        Ok(text) => {
-            form.set_text(&name, text);
-        }
+        Ok(text) if form.set_text(&name, text.clone()) => {}
+        Ok(text) => drop(extras.insert(name, text)),
         Err(_) => form.problems.push(FieldError::new(
             name.chars().take(60).collect::<String>(),
             "not_text",

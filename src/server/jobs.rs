@@ -24,7 +24,7 @@ pub(super) async fn submit(State(app): State<App>, request: Request) -> Result<R
     let is_form =
         request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/"));
     let request = match is_form {
-        true => body::form(&app, request).await?,
+        true => body::form(&app, request).await?.0,
         false => GenerateRequest::from_json(&body::json(&app, request).await?)?,
     };
     let id = app.submit(request, key).await?;

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::jobs::{Draw, Event, Id, Job, Jobs, State as JobState, Worker};
 use crate::request::{Facts, GenerateRequest, Plan};
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -166,12 +166,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 /// All routes, with the guards before them: tests call it without a socket.
 pub fn router(app: App) -> Router {
-    let assets = Router::new()
-        .route("/static/app.css", get(|| asset("text/css; charset=utf-8", include_str!("../../static/app.css"))))
-        .route("/static/app.js", get(|| asset("text/javascript; charset=utf-8", include_str!("../../static/app.js"))))
-        .route("/static/icon.svg", get(|| asset("image/svg+xml", include_str!("../../static/icon.svg"))));
     Router::new()
-        .route("/", get(page::show).post(page::submit))
         .route("/api/v1/generate", post(api::generate))
         .route("/api/v1/jobs", get(jobs::list).post(jobs::submit))
         .route("/api/v1/jobs/{id}", get(jobs::show).delete(jobs::cancel))
@@ -184,7 +179,7 @@ pub fn router(app: App) -> Router {
         .route("/api/v1/schedules", get(lists::schedules))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
-        .merge(assets)
+        .merge(page::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address."))
         .method_not_allowed_fallback(async || {
             Problem::new(
@@ -196,10 +191,6 @@ pub fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(app.config().max_body()))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
-}
-
-async fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], text)
 }
 
 /// Whether a request would be drawn now, and if not, why not.

@@ -31,7 +31,7 @@ pub(super) fn job(jobs: &Jobs, job: &Job) -> Result<Value> {
         "images": job.images.iter().map(image).collect::<Vec<_>>(),
         "notices": job.notices,
         "error": job.error,
-        "links": { "self": page, "events": format!("{page}/events") },
+        "links": { "self": page, "events": format!("{page}/events"), "page": format!("/jobs/{}", job.id) },
     }))
 }
 

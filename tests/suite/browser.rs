@@ -42,10 +42,14 @@ struct Window {
 
 impl Window {
     fn open(port: &str, width: u32, height: u32) -> Self {
+        Self::open_with(port, width, height, &json!({}))
+    }
+
+    fn open_with(port: &str, width: u32, height: u32, preferences: &Value) -> Self {
         let arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"];
         // Headless Chromium has a least window width; device metrics go below it, as a phone does.
         let metrics = json!({ "deviceMetrics": { "width": width, "height": height, "pixelRatio": 1.0 } });
-        let options = json!({ "args": arguments, "mobileEmulation": metrics });
+        let options = json!({ "args": arguments, "mobileEmulation": metrics, "prefs": preferences });
         let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": options } } });
         let mut window = Self { port: port.to_owned(), session: String::new() };
         window.session = window.call("POST", "/session", &wanted)["sessionId"].as_str().unwrap().to_owned();
@@ -137,11 +141,12 @@ fn a_person_types_presses_enter_and_sees_a_picture() {
         let window = Window::open(&port, width, height);
         window.post("/url", &json!({ "url": address }));
         // The script has run: its sliders are there, and the errors it would have met are none.
-        window.wait_for("document.querySelectorAll('input[type=range]:not([hidden])').length === 2");
+        window.wait_for("document.querySelectorAll('input[type=range][data-for]:not([hidden])').length === 2");
         window.screenshot(&format!("empty-{width}.png"));
         window.type_into("#prompt", "red zebra\u{e007}");
         window.wait_for("document.querySelector('#result figure img')?.naturalWidth === 32");
         assert_eq!(window.run("return document.querySelector('#prompt').value"), "red zebra");
+        assert_eq!(window.run("return location.pathname.startsWith('/jobs/')"), true);
         assert_eq!(window.run("return document.querySelector('#result .notice').innerText.includes('zebra')"), true);
         assert_eq!(
             window.run("return document.documentElement.scrollWidth <= innerWidth"),
@@ -156,5 +161,155 @@ fn a_person_types_presses_enter_and_sees_a_picture() {
         window.run("scrollTo(0, 0)");
         window.screenshot(&format!("wrong-{width}.png"));
         assert_eq!(window.run("return document.querySelector('#prompt').value"), "red zebra");
+    }
+}
+
+/// Gives the form a picture with a different colour in each pixel, as a drop does, and waits for the mask editor.
+const GIVE_PICTURE: &str = "
+    const canvas = new OffscreenCanvas(32, 32), context = canvas.getContext('2d');
+    for (let k = 0; k < 1024; k++) {
+        context.fillStyle = `rgb(${k % 32 * 8} ${(k >> 5) * 8} 90)`;
+        context.fillRect(k % 32, k >> 5, 1, 1);
+    }
+    return canvas.convertToBlob({ type: 'image/png' }).then((blob) => {
+        const files = new DataTransfer();
+        files.items.add(new File([blob], 'picture.png', { type: 'image/png' }));
+        document.getElementById('pictures').open = true;
+        document.getElementById('image').files = files.files;
+        document.getElementById('image').dispatchEvent(new Event('change'));
+    });";
+
+/// What the mask file holds at a place of the upper left and at one of the lower right quarter.
+const READ_MASK: &str = "
+    return createImageBitmap(document.getElementById('mask').files[0]).then((mask) => {
+        const context = new OffscreenCanvas(32, 32).getContext('2d');
+        context.drawImage(mask, 0, 0);
+        return [context.getImageData(8, 8, 1, 1).data[0], context.getImageData(26, 26, 1, 1).data[0]];
+    });";
+
+/// How many pixels of the lower right quarter differ between the drawn picture and the given one.
+const COUNT_CHANGES: &str = "
+    const context = new OffscreenCanvas(32, 32).getContext('2d');
+    context.drawImage(document.querySelector('figure img'), 0, 0);
+    const changed = (x, y) => {
+        const [red, green, blue] = context.getImageData(x, y, 1, 1).data;
+        return red !== x * 8 || green !== y * 8 || blue !== 90;
+    };
+    let count = 0;
+    for (let k = 0; k < 256; k++) count += changed(16 + k % 16, 16 + (k >> 4));
+    return count;";
+
+#[test]
+fn a_person_paints_a_mask_and_only_that_part_is_drawn_anew() {
+    let Some(((_driver, port), (_server, address))) = programs() else { return };
+    let window = Window::open(&port, 390, 844);
+    window.post("/url", &json!({ "url": address }));
+    window.run(GIVE_PICTURE);
+    window.wait_for("!document.getElementById('editor').hidden");
+    window.run("document.querySelector('[data-mask=size]').value = 8");
+    let canvas = window.post("/element", &json!({ "using": "css selector", "value": "#editor canvas" }));
+    window.run("document.querySelector('#editor canvas').scrollIntoView({ block: 'center' })");
+    // From the element's middle, in pixels of the window: a stroke within the upper left quarter.
+    let to = |x, y| json!({ "type": "pointerMove", "duration": 50, "origin": canvas, "x": x, "y": y });
+    let touch = json!({ "type": "pointer", "id": "finger", "parameters": { "pointerType": "touch" }, "actions": [
+        to(-80, -80), { "type": "pointerDown", "button": 0 }, to(-70, -70), to(-90, -75), { "type": "pointerUp", "button": 0 }
+    ] });
+    window.post("/actions", &json!({ "actions": [touch] }));
+    window.wait_for("document.getElementById('mask').files.length === 1");
+    assert_eq!(window.run(READ_MASK), json!([255, 0]));
+    window.screenshot("mask-390.png");
+    for (button, mask) in [("invert", json!([0, 255])), ("undo", json!([255, 0]))] {
+        window.run(&format!("document.querySelector('[data-mask={button}]').click()"));
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(window.run(READ_MASK), mask, "{button}");
+    }
+    window.type_into("#prompt", "red apple\u{e007}");
+    window.wait_for("document.querySelector('figure img')?.complete");
+    assert_eq!(window.run(COUNT_CHANGES), 0);
+}
+
+#[test]
+fn a_person_reloads_in_the_middle_and_stops() {
+    let Some(((_driver, port), (_server, address))) = programs() else { return };
+    let window = Window::open(&port, 1280, 900);
+    window.post("/url", &json!({ "url": address }));
+    window.run("document.querySelector('#steps').value = 1000; document.querySelector('#count').value = 60");
+    window.type_into("#prompt", "red apple\u{e007}");
+    window.wait_for("/^(picture \\d+ of 60, )?step [1-9]/.test(document.querySelector('#status')?.textContent)");
+    window.wait_for("document.querySelector('.live img:not([hidden])')?.naturalWidth > 0");
+    window.post("/refresh", &json!({}));
+    let began = "Number(document.querySelector('progress')?.value)";
+    window.wait_for(&format!("{began} > 0"));
+    let before = window.run(&format!("return {began}")).as_f64().unwrap();
+    window.wait_for(&format!("{began} > {before}"));
+    window.screenshot("running-1280.png");
+    window.run("document.querySelector('#stop').click()");
+    window.wait_for("document.querySelector('#result').dataset.state === 'cancelled'");
+    assert_eq!(window.run("return document.querySelector('#status').textContent"), "stopped");
+}
+
+#[test]
+fn a_person_without_scripts_gets_the_picture_too() {
+    let Some(((_driver, port), (_server, address))) = programs() else { return };
+    let off = json!({ "profile.managed_default_content_settings.javascript": 2 });
+    let window = Window::open_with(&port, 390, 844, &off);
+    window.post("/url", &json!({ "url": address }));
+    window.type_into("#prompt", "red apple\u{e007}");
+    // WebDriver's own scripts run all the same; the page's do not.
+    window.wait_for("document.querySelector('figure img')?.naturalWidth === 32");
+    assert_eq!(window.run("return document.querySelector('#dice').hidden"), true);
+    window.run("document.querySelector('a[href^=\"/?settings=\"]').click()");
+    window.wait_for("location.search.startsWith('?settings=') && document.querySelector('#seed').value !== ''");
+    window.post("/url", &json!({ "url": format!("{address}/history") }));
+    window.wait_for("document.querySelector('.card img')?.naturalWidth > 0");
+    window.screenshot("history-390.png");
+    window.run("document.querySelector('[data-act=delete]').click()");
+    window.wait_for("document.querySelector('.undo button')");
+    window.run("document.querySelector('.undo button').click()");
+    window.wait_for("document.querySelector('.card img') && !document.querySelector('.undo')");
+}
+
+/// Runs axe-core, which `LIMNER_AXE` names the file of (`scripts/test` fetches it), on every page.
+#[test]
+fn pages_have_no_serious_accessibility_fault() {
+    let Some(axe) = std::env::var_os("LIMNER_AXE") else {
+        eprintln!("passed over: LIMNER_AXE names no axe-core");
+        return;
+    };
+    let axe = std::fs::read_to_string(axe).unwrap();
+    let Some(((_driver, port), (_server, address))) = programs() else { return };
+    let window = Window::open(&port, 1280, 900);
+    window.post("/url", &json!({ "url": address }));
+    window.type_into("#prompt", "red apple\u{e007}");
+    window.wait_for("document.querySelector('figure img')?.naturalWidth === 32");
+    let drawn = window.run("return location.pathname");
+    let picture = window.run("return document.querySelector('#result figure a').pathname.split('/').pop()");
+    let (drawn, picture) = (drawn.as_str().unwrap(), picture.as_str().unwrap());
+    let compared = format!("/compare?picture={picture}&picture={picture}");
+    let grid = "/grid?prompt=a&x=steps&x_values=1,2".to_owned();
+    let pages = [
+        "/".to_owned(),
+        drawn.to_owned(),
+        "/history".to_owned(),
+        compared,
+        "/grid".to_owned(),
+        grid,
+        "/?steps=0".into(),
+    ];
+    for (theme, page) in ["light", "dark"].into_iter().flat_map(|theme| pages.iter().map(move |page| (theme, page))) {
+        window.run(&format!("localStorage.setItem('theme', '{theme}')"));
+        window.post("/url", &json!({ "url": format!("{address}{page}") }));
+        window.run("for (const part of document.querySelectorAll('details')) part.open = true");
+        window.run(&axe);
+        let faults = window.run(
+            "return axe.run().then(({ violations }) => violations
+                .filter(({ impact }) => ['serious', 'critical'].includes(impact))
+                .map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(' ')}`))",
+        );
+        assert_eq!(faults, json!([]), "{page} ({theme})");
+        if !page.contains("compare") {
+            continue;
+        }
+        window.screenshot(&format!("compare-{theme}-1280.png"));
     }
 }

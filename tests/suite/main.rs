@@ -11,6 +11,7 @@ mod http;
 mod images;
 mod jobs;
 mod networks;
+mod pages;
 mod parity;
 mod pipeline;
 mod tiny_model;

@@ -1,0 +1,69 @@
+//! A request as a command that draws the same, to be copied into a terminal.
+
+use crate::request::{FIELDS, GenerateRequest};
+use serde_json::{Map, Value};
+
+/// What a request has by itself and need not be said.
+const USUAL: [(&str, &str); 3] = [("negative_prompt", ""), ("guidance_rescale", "0"), ("count", "1")];
+
+/// The fields worth naming, with what was typed.
+fn named(request: &GenerateRequest) -> impl Iterator<Item = (&'static str, &str)> {
+    let worth = |(field, text): &(&'static str, &str)| !text.is_empty() && !USUAL.contains(&(*field, text));
+    FIELDS.into_iter().map(|field| (field, request.text(field))).filter(worth)
+}
+
+/// `limner generate ...`. With `picture` and `mask`, the files that have to be named by the user.
+pub(super) fn limner(request: &GenerateRequest, picture: bool, mask: bool) -> String {
+    let mut words = vec!["limner generate".to_owned(), quoted(request.text("prompt"))];
+    for (field, text) in named(request).filter(|(field, _)| *field != "prompt") {
+        words.push(format!("--{} {}", field.replace('_', "-"), quoted(text)));
+    }
+    words.extend(picture.then(|| "--init-image PICTURE".to_owned()));
+    words.extend(mask.then(|| "--mask MASK".to_owned()));
+    words.join(" ")
+}
+
+/// `curl ...` for the server at `origin`, saving to `file`.
+pub(super) fn curl(request: &GenerateRequest, origin: &str, file: &str, picture: bool, mask: bool) -> String {
+    let mut body: Map<String, Value> = named(request).map(|(field, text)| (field.to_owned(), text.into())).collect();
+    for (wanted, field) in [(picture, "image"), (mask, "mask")] {
+        if wanted {
+            body.insert(field.to_owned(), "BASE64 OF THE FILE".into());
+        }
+    }
+    let body = quoted(&Value::Object(body).to_string());
+    let headers = "-H 'Content-Type: application/json' -H 'Accept: image/png'";
+    format!("curl {} {headers} -d {body} -o {}", quoted(&format!("{origin}/api/v1/generate")), quoted(file))
+}
+
+/// As one word of a POSIX shell.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    match !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> GenerateRequest {
+        let mut request = GenerateRequest::default();
+        for (field, text) in [("prompt", "it's $HOME"), ("seed", "7"), ("guidance_rescale", "0"), ("steps", "20")] {
+            request.set_text(field, text.to_owned());
+        }
+        request
+    }
+
+    #[test]
+    fn what_a_shell_would_read_is_quoted() {
+        assert_eq!(
+            limner(&request(), true, false),
+            r"limner generate 'it'\''s $HOME' --steps 20 --seed 7 --init-image PICTURE"
+        );
+        let curl = curl(&request(), "http://localhost:1", "a b.png", false, false);
+        assert!(curl.contains(r#"-d '{"prompt":"it'\''s $HOME","seed":"7","steps":"20"}' -o 'a b.png'"#), "{curl}");
+    }
+}

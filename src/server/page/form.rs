@@ -1,0 +1,161 @@
+//! The page on which pictures are made: the form, and beside it a job or nothing.
+
+use super::Chrome;
+use super::job::Panel;
+use crate::diffusion::sampler::Sampler;
+use crate::diffusion::schedule::Spacing;
+use crate::error::FieldError;
+use crate::jobs::Id;
+use crate::request::{Facts, GenerateRequest, MAX_COUNT};
+use askama::Template;
+
+/// Prompts to begin with: what the bundled model draws well.
+const EXAMPLES: [&str; 6] = ["red apple", "crying face", "yellow star", "cat face", "green leaf", "flat blue heart"];
+/// Fields that lie under "Settings": it is opened when one of them is wrong or was set.
+const SETTINGS: [&str; 8] = ["negative_prompt", "steps", "guidance", "sampler", "schedule", "width", "height", "seed"];
+/// Fields that lie under "Start from a picture".
+const PICTURE: [&str; 3] = ["image", "mask", "strength"];
+/// Shapes to choose from: a name, and width to height.
+const SHAPES: [(&str, f64); 5] =
+    [("Square", 1.0), ("4 : 3", 4.0 / 3.0), ("3 : 4", 0.75), ("16 : 9", 16.0 / 9.0), ("9 : 16", 9.0 / 16.0)];
+
+/// The page.
+#[derive(Template)]
+#[template(path = "make.html")]
+pub(super) struct Make<'a> {
+    pub(super) chrome: Chrome<'a>,
+    pub(super) form: &'a GenerateRequest,
+    /// Makes a double submit one job.
+    pub(super) form_id: Id,
+    /// A finished picture to start from.
+    pub(super) start: Option<Id>,
+    /// A job whose picture and mask may be used again.
+    pub(super) uploads_of: Option<Id>,
+    pub(super) errors: &'a [FieldError],
+    /// What is wrong with the request as a whole.
+    pub(super) banner: Option<&'a str>,
+    pub(super) panel: Option<Panel>,
+}
+
+/// A size of a certain shape, as large as the model's own.
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// How large it is drawn on its button, of 24.
+    pub(super) drawn: (usize, usize),
+}
+
+impl Make<'_> {
+    fn facts(&self) -> &Facts {
+        self.chrome.facts
+    }
+
+    fn samplers(&self) -> Vec<&'static str> {
+        Sampler::names()
+    }
+
+    fn schedules(&self) -> Vec<&'static str> {
+        Spacing::names()
+    }
+
+    fn examples(&self) -> [&'static str; 6] {
+        EXAMPLES
+    }
+
+    fn shapes(&self) -> impl Iterator<Item = Shape> {
+        SHAPES.into_iter().map(|(name, ratio)| shape(self.facts(), name, ratio))
+    }
+
+    fn max_count(&self) -> usize {
+        MAX_COUNT
+    }
+
+    fn typed(&self, field: &str) -> &str {
+        self.form.text(field)
+    }
+
+    /// What was typed, else the model's default.
+    fn or(&self, field: &str, default: &impl ToString) -> String {
+        match self.form.text(field) {
+            "" => default.to_string(),
+            typed => typed.to_owned(),
+        }
+    }
+
+    fn chosen(&self, field: &str, name: &str, default: &impl ToString) -> bool {
+        self.or(field, default) == name
+    }
+
+    fn error(&self, field: &str) -> Option<&str> {
+        self.errors.iter().find(|error| error.field == field).map(|error| error.message.as_str())
+    }
+
+    /// Errors of fields that the form does not show.
+    fn other_errors(&self) -> Vec<&FieldError> {
+        let shown =
+            |field: &str| SETTINGS.contains(&field) || PICTURE.contains(&field) || ["prompt", "count"].contains(&field);
+        self.errors.iter().filter(|error| !shown(&error.field)).collect()
+    }
+
+    fn default(&self, field: &str) -> String {
+        let facts = self.facts();
+        match field {
+            "steps" => facts.steps.to_string(),
+            "guidance" => facts.guidance.to_string(),
+            "sampler" => Sampler::default().to_string(),
+            "schedule" => Spacing::default().name().to_owned(),
+            "width" => facts.width.to_string(),
+            "height" => facts.height.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// Whether something under "Settings" is wrong, or other than it would be by itself.
+    fn settings_open(&self) -> bool {
+        let changed = |field: &str| !self.typed(field).is_empty() && self.typed(field) != self.default(field);
+        SETTINGS.iter().any(|field| self.error(field).is_some() || changed(field))
+    }
+
+    /// Whether there is something to see under "Start from a picture".
+    fn picture_open(&self) -> bool {
+        let wrong = PICTURE.iter().any(|field| self.error(field).is_some());
+        wrong || self.start.is_some() || self.uploads_of.is_some() || self.files_are_lost()
+    }
+
+    /// Whether files came with a form that is shown again: browsers do not keep them.
+    fn files_are_lost(&self) -> bool {
+        self.form.image.is_some() || self.form.mask.is_some()
+    }
+}
+
+/// The size with `ratio` whose area is nearest to the model's own, in steps that the model can draw.
+fn shape(facts: &Facts, name: &'static str, ratio: f64) -> Shape {
+    let (step, area) = (facts.multiple_of as f64, (facts.width * facts.height) as f64);
+    let side = |length: f64| ((length / step).round().max(1.0) * step) as usize;
+    let (width, height) = (side((area * ratio).sqrt()), side((area / ratio).sqrt()));
+    let scale = 24.0 / width.max(height) as f64;
+    let drawn = ((width as f64 * scale) as usize, (height as f64 * scale) as usize);
+    Shape { name, width, height, drawn }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_can_be_drawn_and_keep_the_area() {
+        let facts = Facts {
+            name: "model".into(),
+            multiple_of: 8,
+            width: 512,
+            height: 512,
+            steps: 20,
+            guidance: 7.5,
+            times: 1000,
+        };
+        let sizes: Vec<(usize, usize)> =
+            SHAPES.iter().map(|(name, ratio)| shape(&facts, name, *ratio)).map(|s| (s.width, s.height)).collect();
+        assert_eq!(sizes, [(512, 512), (592, 440), (440, 592), (680, 384), (384, 680)]);
+    }
+}

@@ -187,7 +187,7 @@ async fn bodies_of_the_wrong_kind_or_size_are_refused_by_their_head() {
     // No length given: counted while it is read.
     let long = format!("{{\"prompt\":\"{}\"}}", "x".repeat(1 << 20));
     assert_eq!(status(post("/api/v1/generate", "application/json", long)).await, 413);
-    let many = vec![("prompt", "x"); 40];
+    let many = vec![("prompt", "x"); 70];
     assert_eq!(status(form(&many, None)).await, 413);
 }
 

@@ -54,10 +54,20 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
     let written = File::create(&temporary).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.and_then(|()| fs::rename(&temporary, path)).map_err(|source| {
+    let renamed = written.and_then(|()| fs::rename(&temporary, path)).and_then(|()| sync_folder_of(path));
+    renamed.map_err(|source| {
         let _ = fs::remove_file(&temporary);
         Error::Io { path: path.to_owned(), source }
     })
+}
+
+/// A rename is on the disk when its folder is. Only Unix lets folders be opened for that.
+fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    match path.parent().filter(|_| cfg!(unix)) {
+        Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// A kind of picture file that can be asked for.

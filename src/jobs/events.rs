@@ -88,7 +88,12 @@ impl Hub {
     /// Tells all listeners of a job. Nothing more can be told after [`Event::Ended`].
     pub(super) fn tell(&self, job: &Id, event: Event) {
         let is_last = matches!(event, Event::Ended { .. });
-        let channel = self.channel(job);
+        let channel = match event {
+            // A place in the queue may be told when the job is over already, and an end when nobody listened.
+            Event::Queued { .. } | Event::Ended { .. } => lock(&self.channels).get(job).cloned(),
+            Event::Started { .. } | Event::Step(_) => Some(self.channel(job)),
+        };
+        let Some(channel) = channel else { return };
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut events = lock(&channel.events);
         // The same place in the queue is no news.
@@ -232,6 +237,15 @@ mod tests {
         assert_eq!((again.next().await.event, again.next().await.event), (queued(2), queued(1)));
         assert!(!hub.listen(&job, Some(999)).resumed());
         assert!(!hub.listen(&Id::random().unwrap(), Some(1)).resumed());
+    }
+
+    #[test]
+    fn what_comes_after_the_end_keeps_nothing_open() {
+        let (hub, job) = (Hub::default(), Id::random().unwrap());
+        hub.tell(&job, Event::Started { attempt: 1 });
+        hub.tell(&job, Event::Ended { state: State::Done });
+        hub.tell(&job, queued(1));
+        assert!(lock(&hub.channels).is_empty());
     }
 
     #[test]

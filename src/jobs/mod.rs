@@ -61,8 +61,17 @@ struct Desk {
     open: bool,
     running: Option<Arc<Control>>,
     seconds_per_step: f64,
+    /// Of the running job.
+    steps_left: u64,
     /// Counts what was submitted, so that the worker does not sleep over what came while it looked.
     submitted: u64,
+}
+
+/// What the worker finds.
+enum Taken {
+    Job(Claimed, Arc<Control>),
+    Nothing { submitted: u64 },
+    Closed,
 }
 
 /// How a running job hears that it should stop.
@@ -111,11 +120,12 @@ impl Jobs {
         let store = Store::open(&folder.database())?;
         let again = store.recover()?;
         let forgotten = store.forget_hidden(store::now() - UNDO_TIME.as_millis() as i64)?;
+        store.forget_uploads()?;
         let pictures = store.pictures()?;
         let orphans = folder.sweep(Kind::Picture, &pictures)? + folder.sweep(Kind::Upload, &store.uploads()?)?;
         folder.sweep(Kind::Thumbnail, &pictures)?;
         tracing::info!(again, orphans, forgotten = forgotten.len(), "opened the data folder");
-        let desk = Mutex::new(Desk { open: true, running: None, seconds_per_step: 0.1, submitted: 0 });
+        let desk = Mutex::new(Desk { open: true, running: None, seconds_per_step: 0.1, steps_left: 0, submitted: 0 });
         let shared = Shared { store, folder, hub: Hub::default(), limits, desk, changed: Condvar::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -149,7 +159,7 @@ impl Jobs {
                 let message = "was used before, for another request";
                 Err(Error::invalid(FieldError::new("Idempotency-Key", "key_reused", message)))
             }
-            Inserted::Full => Err(Error::Overloaded { retry_after_seconds: self.retry_after()? }),
+            Inserted::Full => Err(Error::Overloaded { retry_after_seconds: self.retry_after() }),
         }
     }
 
@@ -165,8 +175,7 @@ impl Jobs {
 
     /// A job's place in the queue, from 1, and the seconds until it begins.
     pub fn position(&self, id: &Id) -> Result<Option<(usize, f64)>> {
-        let waiting = self.shared.store.waiting()?;
-        Ok(waiting.iter().position(|other| other == id).map(|before| (before + 1, self.eta(before + 1))))
+        Ok(self.places()?.find(|(other, ..)| other == id).map(|(_, position, eta)| (position, eta)))
     }
 
     /// How long steps took lately.
@@ -249,26 +258,35 @@ impl Jobs {
     /// of its pictures. Where that can be excluded, a batch would be claimed here.
     pub fn claim(&self) -> Option<Claim> {
         loop {
-            let (open, submitted) = {
-                let desk = self.desk();
-                (desk.open, desk.submitted)
-            };
-            if !open {
-                return None;
-            }
-            match self.shared.store.claim() {
-                Ok(Some(claimed)) => {
-                    if let Some(claim) = self.begin(claimed) {
+            match self.take_next() {
+                Ok(Taken::Job(claimed, control)) => {
+                    if let Some(claim) = self.begin(claimed, control) {
                         return Some(claim);
                     }
                 }
-                Ok(None) => self.wait(submitted, Duration::from_secs(60)),
+                Ok(Taken::Nothing { submitted }) => self.wait(submitted, Duration::from_secs(60)),
+                Ok(Taken::Closed) => return None,
                 Err(error) => {
                     tracing::error!(%error, "no job could be claimed");
-                    self.wait(submitted, Duration::from_secs(1));
+                    self.pause(Duration::from_secs(1));
                 }
             }
         }
+    }
+
+    /// Claims under the desk's lock: a cancel finds a job waiting or running, and never in between.
+    fn take_next(&self) -> Result<Taken> {
+        let mut desk = self.desk();
+        if !desk.open {
+            return Ok(Taken::Closed);
+        }
+        let Some(claimed) = self.shared.store.claim()? else {
+            return Ok(Taken::Nothing { submitted: desk.submitted });
+        };
+        let (cancelled, put_back) = (AtomicBool::new(false), AtomicBool::new(false));
+        let control = Arc::new(Control { job: claimed.id.clone(), cancelled, put_back });
+        (desk.running, desk.steps_left) = (Some(control.clone()), u64::from(claimed.steps));
+        Ok(Taken::Job(claimed, control))
     }
 
     /// Takes no new jobs and begins none. Jobs that wait stay where they are, for the next server.
@@ -286,10 +304,7 @@ impl Jobs {
     }
 
     /// Loads a claimed job's uploads. A job whose uploads are gone fails.
-    fn begin(&self, claimed: Claimed) -> Option<Claim> {
-        let (cancelled, put_back) = (AtomicBool::new(false), AtomicBool::new(false));
-        let control = Arc::new(Control { job: claimed.id.clone(), cancelled, put_back });
-        self.desk().running = Some(control.clone());
+    fn begin(&self, claimed: Claimed, control: Arc<Control>) -> Option<Claim> {
         let mut claim = Claim { id: claimed.id, attempt: claimed.attempt, request: claimed.request, control };
         let load = |file: Option<Id>| file.map(|file| self.shared.folder.read(Kind::Upload, &file)).transpose();
         match load(claimed.image).and_then(|image| Ok((image, load(claimed.mask)?))) {
@@ -308,21 +323,30 @@ impl Jobs {
 
     /// Tells everybody who waits where they are.
     fn announce(&self) -> Result<()> {
-        for (before, id) in self.shared.store.waiting()?.iter().enumerate() {
-            let (position, eta_seconds) = (before + 1, self.eta(before + 1));
-            self.shared.hub.tell(id, Event::Queued { position, eta_seconds });
+        for (id, position, eta_seconds) in self.places()? {
+            self.shared.hub.tell(&id, Event::Queued { position, eta_seconds });
         }
         Ok(())
     }
 
-    /// Seconds until the job at `position` begins, if the jobs before it have 20 steps each.
-    fn eta(&self, position: usize) -> f64 {
-        20.0 * self.desk().seconds_per_step * position as f64
+    /// Everybody who waits: their place, from 1, and the seconds until they begin, by the steps of those before them.
+    fn places(&self) -> Result<impl Iterator<Item = (Id, usize, f64)>> {
+        let (pace, left) = {
+            let desk = self.desk();
+            (desk.seconds_per_step, desk.steps_left)
+        };
+        let waiting = self.shared.store.waiting()?;
+        Ok(waiting.into_iter().zip(1..).scan(left, move |before, (waiting, position)| {
+            let eta = pace * *before as f64;
+            *before += u64::from(waiting.steps);
+            Some((waiting.id, position, eta))
+        }))
     }
 
-    fn retry_after(&self) -> Result<u64> {
-        let waiting = self.shared.store.waiting()?.len();
-        Ok(self.eta(waiting + 1).ceil().clamp(1.0, 600.0) as u64)
+    /// When a place is free: as soon as the running job ends.
+    fn retry_after(&self) -> u64 {
+        let desk = self.desk();
+        (desk.seconds_per_step * desk.steps_left as f64).ceil().clamp(1.0, 600.0) as u64
     }
 
     fn keep(&self, upload: Option<&[u8]>) -> Result<Option<Id>> {
@@ -336,6 +360,11 @@ impl Jobs {
     fn wait(&self, submitted: u64, time: Duration) {
         let nothing_new = |desk: &mut Desk| desk.open && desk.submitted == submitted;
         drop(self.shared.changed.wait_timeout_while(self.desk(), time, nothing_new));
+    }
+
+    /// For `time`, or until the queue is closed.
+    fn pause(&self, time: Duration) {
+        drop(self.shared.changed.wait_timeout_while(self.desk(), time, |desk| desk.open));
     }
 
     /// Consistent between statements, so a panic elsewhere does not spoil it.

@@ -2,6 +2,7 @@
 
 use super::events::Step;
 use super::folder::Kind;
+use super::store::Store;
 use super::{Claim, Event, Failure, Id, Image, Jobs, State};
 use crate::image::{encode_png, thumbnail};
 use crate::pipeline::{Notice, Picture, Pipeline, Progress};
@@ -13,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The longest side of a thumbnail.
 const THUMBNAIL: u32 = 256;
@@ -112,8 +113,11 @@ impl Jobs {
             return Err(Error::Cancelled);
         }
         let seconds_per_step = pace.step();
-        self.desk().seconds_per_step = seconds_per_step;
         let (step, steps) = progress.overall();
+        {
+            let mut desk = self.desk();
+            (desk.seconds_per_step, desk.steps_left) = (seconds_per_step, (steps - step) as u64);
+        }
         let preview = if self.shared.hub.wants_preview(&claim.id) { preview(progress)? } else { None };
         let eta_seconds = seconds_per_step * (steps - step) as f64;
         let (picture, pictures, sigma) = (progress.picture, progress.pictures, progress.sigma);
@@ -125,10 +129,12 @@ impl Jobs {
     /// Stores what became of a claimed job.
     #[expect(clippy::needless_pass_by_value, reason = "a claim is used up")]
     pub fn complete(&self, claim: Claim, outcome: Result<Drawn>) {
-        let stored = match outcome {
-            Ok(drawn) => self.store_pictures(&claim, &drawn),
+        let stored = match outcome.and_then(|drawn| self.store_pictures(&claim.id, &drawn)) {
+            Ok((images, notices)) => self.persist(&claim, |store| {
+                Ok(store.finish(&claim.id, claim.attempt, &images, &notices)?.then_some(State::Done))
+            }),
             Err(Error::Cancelled) if claim.control.put_back.load(Ordering::Relaxed) => {
-                self.shared.store.put_back(&claim.id, claim.attempt).map(|_| None)
+                self.persist(&claim, |store| store.put_back(&claim.id, claim.attempt).map(|_| None))
             }
             Err(Error::Cancelled) => self.give_up(&claim, None),
             Err(error) => {
@@ -136,29 +142,40 @@ impl Jobs {
                 self.give_up(&claim, Some(&failure(&error)))
             }
         };
-        self.desk().running = None;
-        match stored {
-            Ok(Some(state)) => self.shared.hub.tell(&claim.id, Event::Ended { state }),
-            Ok(None) => {}
-            // The row still says that it runs: the next server draws it again.
-            Err(error) => tracing::error!(job = %claim.id, %error, "a job's end could not be stored"),
+        {
+            let mut desk = self.desk();
+            (desk.running, desk.steps_left) = (None, 0);
+        }
+        if let Some(state) = stored {
+            self.shared.hub.tell(&claim.id, Event::Ended { state });
         }
     }
 
-    fn give_up(&self, claim: &Claim, failure: Option<&Failure>) -> Result<Option<State>> {
+    fn give_up(&self, claim: &Claim, failure: Option<&Failure>) -> Option<State> {
         let state = if failure.is_some() { State::Failed } else { State::Cancelled };
-        Ok(self.shared.store.give_up(&claim.id, claim.attempt, failure)?.then_some(state))
+        self.persist(claim, |store| Ok(store.give_up(&claim.id, claim.attempt, failure)?.then_some(state)))
     }
 
-    /// Files first, then the row that makes them visible: a crash in between leaves files that are swept.
-    fn store_pictures(&self, claim: &Claim, drawn: &Drawn) -> Result<Option<State>> {
-        let images = drawn.pictures.iter().map(|picture| self.store_picture(&claim.id, picture));
-        let images = match images.collect::<Result<Vec<_>>>() {
-            Ok(images) => images,
-            Err(error) => return self.give_up(claim, Some(&failure(&error))),
-        };
-        let notices = serde_json::to_string(&drawn.notices).unwrap_or_default();
-        Ok(self.shared.store.finish(&claim.id, claim.attempt, &images, &notices)?.then_some(State::Done))
+    /// Writes a job's end until it is written: without that no other job could be begun either. When the server stops
+    /// before, the row still says that the job runs, and the next server draws it again.
+    fn persist(&self, claim: &Claim, write: impl Fn(&Store) -> Result<Option<State>>) -> Option<State> {
+        for attempt in 0u32.. {
+            match write(&self.shared.store) {
+                Ok(state) => return state,
+                Err(error) => tracing::error!(job = %claim.id, %error, attempt, "a job's end could not be stored"),
+            }
+            if !self.desk().open {
+                break;
+            }
+            self.pause(Duration::from_millis(50 << attempt.min(6)));
+        }
+        None
+    }
+
+    /// Files first, then (by the caller) the row that makes them visible: a crash in between leaves files that are swept.
+    fn store_pictures(&self, job: &Id, drawn: &Drawn) -> Result<(Vec<Image>, String)> {
+        let images = drawn.pictures.iter().map(|picture| self.store_picture(job, picture));
+        Ok((images.collect::<Result<_>>()?, serde_json::to_string(&drawn.notices).unwrap_or_default()))
     }
 
     fn store_picture(&self, job: &Id, picture: &Picture) -> Result<Image> {

@@ -1,7 +1,7 @@
 //! The jobs behind their boundary: what is accepted is drawn once, whatever happens in between.
 
 use limner::Error;
-use limner::jobs::{Claim, Draw, Drawn, Event, Id, Jobs, Limits, Query, State, Worker};
+use limner::jobs::{Claim, Draw, Drawn, Event, Id, Jobs, Limits, Query, State, Uploads, Worker};
 use limner::pipeline::Progress;
 use limner::request::{Facts, GenerateRequest, Plan};
 use std::path::Path;
@@ -177,4 +177,80 @@ fn uploads_count_against_the_limit_and_come_back_with_the_claim() {
     assert!(accepted > 0 && accepted <= 1000 / file.len(), "{accepted} of {} bytes", file.len());
     assert_eq!(claim(&jobs).request.image.unwrap(), file);
     assert_eq!(std::fs::read_dir(folder.path().join("uploads")).unwrap().count(), accepted);
+}
+
+/// A cancel hits the job before, while or after it is claimed: it must be stopped each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_never_falls_between_waiting_and_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = open(folder.path(), 2);
+    let worker = Worker::start(jobs.clone(), Arc::new(Sleeper::default())).unwrap();
+    for round in 0..40 {
+        let id = submit(&jobs, &[("steps", "1000")], None).unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(100 * round));
+        assert!(jobs.cancel(&id).unwrap(), "round {round}");
+        assert_eq!(ended(&jobs, &id).await, State::Cancelled, "round {round}");
+    }
+    jobs.close();
+    worker.join();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_cannot_be_stored_is_stored_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = open(folder.path(), 2);
+    let other = rusqlite::Connection::open(folder.path().join("limner.db")).unwrap();
+    let fault =
+        "CREATE TRIGGER fault BEFORE UPDATE ON jobs WHEN NEW.state = 'done' BEGIN SELECT RAISE(ABORT, 'full'); END";
+    other.execute_batch(fault).unwrap();
+    let id = submit(&jobs, &[("steps", "1")], None).unwrap();
+    let worker = Worker::start(jobs.clone(), Arc::new(Sleeper::default())).unwrap();
+    let waiting = tokio::spawn({
+        let (jobs, id) = (jobs.clone(), id.clone());
+        async move { ended(&jobs, &id).await }
+    });
+    while state(&jobs, &id) == State::Queued {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    assert_eq!(state(&jobs, &id), State::Running);
+    other.execute_batch("DROP TRIGGER fault").unwrap();
+    assert_eq!(waiting.await.unwrap(), State::Done);
+    jobs.close();
+    worker.join();
+}
+
+#[tokio::test]
+async fn waiting_takes_as_long_as_the_steps_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = open(folder.path(), 9);
+    let ids: Vec<Id> =
+        ["10", "30", "20"].map(|steps| submit(&jobs, &[("steps", steps), ("count", "2")], None).unwrap()).into();
+    let pace = jobs.seconds_per_step();
+    let etas: Vec<f64> = ids.iter().map(|id| jobs.position(id).unwrap().unwrap().1 / pace).collect();
+    assert_eq!(etas.iter().map(|eta| eta.round()).collect::<Vec<_>>(), [0.0, 20.0, 80.0]);
+}
+
+#[tokio::test]
+async fn uploads_are_kept_as_long_as_somebody_can_use_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = {
+        let jobs = open(folder.path(), 9);
+        let request = GenerateRequest { image: Some(picture()), ..request(&[]) };
+        let id = jobs.submit(&request, &Plan::new(&request, &Sleeper::default().facts()).unwrap(), None).unwrap();
+        assert_eq!(jobs.uploads(&id).unwrap().image, request.image);
+        id
+    };
+    let jobs = open(folder.path(), 9);
+    assert!(jobs.uploads(&id).unwrap().image.is_some(), "it still waits");
+    jobs.cancel(&id).unwrap();
+    drop(jobs);
+    let jobs = open(folder.path(), 9);
+    assert_eq!(jobs.uploads(&id).unwrap(), Uploads::default());
+    assert_eq!(std::fs::read_dir(folder.path().join("uploads")).unwrap().count(), 0);
+}
+
+/// A picture file of eight pixels by eight.
+fn picture() -> Vec<u8> {
+    limner::image::encode_png(&limner::image::RgbImage::new(8, 8), &[]).unwrap()
 }

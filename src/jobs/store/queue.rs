@@ -1,0 +1,161 @@
+//! From acceptance to the end of a job. Each function is one transaction.
+
+use super::{Claimed, Failure, Id, Image, Inserted, MOST_ATTEMPTS, NewJob, State, Store, Waiting};
+use super::{fault, id, now, optional_id, request};
+use crate::Result;
+use rusqlite::{OptionalExtension, params};
+
+/// A job's steps over all its pictures, in SQL.
+const STEPS: &str =
+    "CAST(json_extract(request, '$.steps') AS INTEGER) * CAST(json_extract(request, '$.count') AS INTEGER)";
+
+impl Store {
+    /// Stores a job unless its key is known or there are `most` open jobs or `most_bytes` of their uploads already.
+    pub(in crate::jobs) fn insert(&self, new: &NewJob<'_>, most: usize, most_bytes: u64) -> Result<Inserted> {
+        self.write(|tx| {
+            if let Some((key, fingerprint)) = new.key {
+                let known = tx.query_row("SELECT fingerprint, job FROM keys WHERE key = ?1", [key], |row| {
+                    Ok((row.get::<_, String>(0)?, id(row, 1)?))
+                });
+                if let Some((same, job)) = known.optional()? {
+                    return Ok(if same == fingerprint { Inserted::Known(job) } else { Inserted::KeyTaken });
+                }
+            }
+            let (open, bytes): (i64, i64) = tx.query_row(
+                "SELECT count(*), coalesce(sum(bytes), 0) FROM jobs WHERE state IN ('queued', 'running')",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
+            if open as u64 >= most as u64 || bytes as u64 + new.bytes > most_bytes {
+                return Ok(Inserted::Full);
+            }
+            tx.execute(
+                "INSERT INTO jobs (id, state, request, image, mask, bytes, created_at)
+                 VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    new.id.as_str(),
+                    new.request,
+                    new.image.map(Id::as_str),
+                    new.mask.map(Id::as_str),
+                    new.bytes as i64,
+                    now()
+                ],
+            )?;
+            if let Some((key, fingerprint)) = new.key {
+                let values = params![key, fingerprint, new.id.as_str()];
+                tx.execute("INSERT INTO keys (key, fingerprint, job) VALUES (?1, ?2, ?3)", values)?;
+            }
+            Ok(Inserted::New)
+        })
+    }
+
+    /// The oldest queued job, now running.
+    pub(in crate::jobs) fn claim(&self) -> Result<Option<Claimed>> {
+        self.write(|tx| {
+            let claimed = tx.query_row(
+                &format!(
+                    "UPDATE jobs SET state = 'running', attempt = attempt + 1, started_at = ?1
+                     WHERE number = (SELECT min(number) FROM jobs WHERE state = 'queued')
+                     RETURNING id, attempt, request, image, mask, {STEPS}"
+                ),
+                [now()],
+                |row| {
+                    Ok(Claimed {
+                        id: id(row, 0)?,
+                        attempt: row.get(1)?,
+                        request: request(row, 2)?,
+                        image: optional_id(row, 3)?,
+                        mask: optional_id(row, 4)?,
+                        steps: row.get(5)?,
+                    })
+                },
+            );
+            claimed.optional()
+        })
+    }
+
+    /// Ends an attempt with pictures. False when the job is not this attempt's any more: then nothing is stored.
+    pub(in crate::jobs) fn finish(&self, job: &Id, attempt: u32, images: &[Image], notices: &str) -> Result<bool> {
+        self.write(|tx| {
+            let ended = tx.execute(
+                "UPDATE jobs SET state = 'done', ended_at = ?3, notices = ?4
+                 WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
+                params![job.as_str(), attempt, now(), notices],
+            )?;
+            if ended == 0 {
+                return Ok(false);
+            }
+            for (place, image) in images.iter().enumerate() {
+                tx.execute(
+                    "INSERT INTO images (id, job, place, width, height, receipt) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    params![
+                        image.id.as_str(),
+                        job.as_str(),
+                        place as i64,
+                        image.width,
+                        image.height,
+                        image.receipt.to_string()
+                    ],
+                )?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// Ends an attempt without pictures: failed, or cancelled when there is no failure.
+    pub(in crate::jobs) fn give_up(&self, job: &Id, attempt: u32, failure: Option<&Failure>) -> Result<bool> {
+        let state = if failure.is_some() { State::Failed } else { State::Cancelled };
+        let (code, text) = failure.map(|f| (f.code.as_str(), f.message.as_str())).unzip();
+        self.write(|tx| {
+            let ended = tx.execute(
+                "UPDATE jobs SET state = ?3, ended_at = ?4, error_code = ?5, error_text = ?6
+                 WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
+                params![job.as_str(), attempt, state.name(), now(), code, text],
+            )?;
+            Ok(ended > 0)
+        })
+    }
+
+    /// Puts a running attempt back where it was in the queue, and does not count it.
+    pub(in crate::jobs) fn put_back(&self, job: &Id, attempt: u32) -> Result<bool> {
+        self.write(|tx| {
+            let changed = tx.execute(
+                "UPDATE jobs SET state = 'queued', attempt = attempt - 1, started_at = NULL
+                 WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
+                params![job.as_str(), attempt],
+            )?;
+            Ok(changed > 0)
+        })
+    }
+
+    /// Cancels a job that waits. False when it does not.
+    pub(in crate::jobs) fn cancel_queued(&self, job: &Id) -> Result<bool> {
+        self.write(|tx| {
+            let values = params![job.as_str(), now()];
+            let sql = "UPDATE jobs SET state = 'cancelled', ended_at = ?2 WHERE id = ?1 AND state = 'queued'";
+            Ok(tx.execute(sql, values)? > 0)
+        })
+    }
+
+    /// After a crash: what was running waits again, unless that has happened too often.
+    pub(in crate::jobs) fn recover(&self) -> Result<usize> {
+        self.write(|tx| {
+            tx.execute(
+                "UPDATE jobs SET state = 'failed', ended_at = ?1, error_code = 'crashed_repeatedly',
+                     error_text = 'The server stopped each of the times that this was drawn. Try a smaller size or other settings.'
+                 WHERE state = 'running' AND attempt >= ?2",
+                params![now(), MOST_ATTEMPTS],
+            )?;
+            tx.execute("UPDATE jobs SET state = 'queued', started_at = NULL WHERE state = 'running'", [])
+        })
+    }
+
+    /// The jobs that wait, the next one first.
+    pub(in crate::jobs) fn waiting(&self) -> Result<Vec<Waiting>> {
+        let connection = self.lock();
+        let sql = format!("SELECT id, {STEPS} FROM jobs WHERE state = 'queued' ORDER BY number");
+        let mut statement = connection.prepare_cached(&sql).map_err(fault)?;
+        let waiting = statement.query_map([], |row| Ok(Waiting { id: id(row, 0)?, steps: row.get(1)? }));
+        waiting.map_err(fault)?.collect::<rusqlite::Result<_>>().map_err(fault)
+    }
+}

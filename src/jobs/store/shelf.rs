@@ -1,0 +1,100 @@
+//! What is looked up, marked and put away.
+
+use super::{Id, Image, Job, Query, SELECT, SELECT_IMAGE, State, Store};
+use super::{fault, id, now, optional_id, read_image, read_job, with_images};
+use crate::Result;
+use rusqlite::{OptionalExtension, Row, params};
+
+impl Store {
+    /// One job.
+    pub(in crate::jobs) fn get(&self, job: &Id) -> Result<Option<Job>> {
+        let connection = self.lock();
+        let found = connection.query_row(&format!("{SELECT} WHERE id = ?1"), [job.as_str()], read_job).optional();
+        found.map_err(fault)?.map(|job| with_images(&connection, job)).transpose()
+    }
+
+    /// A page of jobs.
+    pub(in crate::jobs) fn list(&self, query: &Query) -> Result<Vec<Job>> {
+        let connection = self.lock();
+        let sql = format!(
+            "{SELECT} WHERE (?1 IS NULL OR number < (SELECT number FROM jobs WHERE id = ?1))
+               AND (?2 IS NULL OR state = ?2)
+               AND (?3 IS NULL OR instr(lower(json_extract(request, '$.prompt')), lower(?3)) > 0)
+               AND (NOT ?4 OR EXISTS (SELECT 1 FROM images WHERE job = jobs.id AND starred AND deleted_at IS NULL))
+             ORDER BY number DESC LIMIT ?5"
+        );
+        let mut statement = connection.prepare_cached(&sql).map_err(fault)?;
+        let values = params![
+            query.before.as_ref().map(Id::as_str),
+            query.state.map(State::name),
+            query.text,
+            query.starred,
+            query.limit as i64
+        ];
+        let jobs = statement.query_map(values, read_job).map_err(fault)?;
+        let jobs = jobs.collect::<rusqlite::Result<Vec<_>>>().map_err(fault)?;
+        jobs.into_iter().map(|job| with_images(&connection, job)).collect()
+    }
+
+    /// Ids of all pictures, deleted ones too.
+    pub(in crate::jobs) fn pictures(&self) -> Result<Vec<Id>> {
+        self.ids("SELECT id FROM images")
+    }
+
+    /// Forgets the uploads of jobs that are over and have no pictures (any more): nobody can use them again.
+    pub(in crate::jobs) fn forget_uploads(&self) -> Result<usize> {
+        self.write(|tx| {
+            tx.execute(
+                "UPDATE jobs SET image = NULL, mask = NULL, bytes = 0
+                 WHERE (image IS NOT NULL OR mask IS NOT NULL) AND state NOT IN ('queued', 'running')
+                   AND NOT EXISTS (SELECT 1 FROM images WHERE job = jobs.id)",
+                [],
+            )
+        })
+    }
+
+    /// Ids of all uploads that are kept: of open jobs, and of those whose pictures are kept.
+    pub(in crate::jobs) fn uploads(&self) -> Result<Vec<Id>> {
+        self.ids("SELECT image FROM jobs WHERE image IS NOT NULL UNION SELECT mask FROM jobs WHERE mask IS NOT NULL")
+    }
+
+    /// The files that were sent with a job: picture and mask.
+    pub(in crate::jobs) fn uploads_of(&self, job: &Id) -> Result<(Option<Id>, Option<Id>)> {
+        let files = |row: &Row<'_>| Ok((optional_id(row, 0)?, optional_id(row, 1)?));
+        let sql = "SELECT image, mask FROM jobs WHERE id = ?1";
+        let found = self.lock().query_row(sql, [job.as_str()], files).optional().map_err(fault)?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// One picture.
+    pub(in crate::jobs) fn image(&self, image: &Id) -> Result<Option<Image>> {
+        let connection = self.lock();
+        let found = connection.query_row(&format!("{SELECT_IMAGE} WHERE id = ?1"), [image.as_str()], read_image);
+        found.optional().map_err(fault)
+    }
+
+    /// Marks a picture, or takes the mark off. False when there is none.
+    pub(in crate::jobs) fn star(&self, image: &Id, starred: bool) -> Result<bool> {
+        self.write(|tx| {
+            let sql = "UPDATE images SET starred = ?2 WHERE id = ?1 AND deleted_at IS NULL";
+            Ok(tx.execute(sql, params![image.as_str(), starred])? > 0)
+        })
+    }
+
+    /// Hides a picture, or shows it again. False when there is none.
+    pub(in crate::jobs) fn hide(&self, image: &Id, hidden: bool) -> Result<bool> {
+        self.write(|tx| {
+            let sql = "UPDATE images SET deleted_at = ?2 WHERE id = ?1";
+            Ok(tx.execute(sql, params![image.as_str(), hidden.then(now)])? > 0)
+        })
+    }
+
+    /// Forgets pictures that were hidden before `time`, and returns their ids.
+    pub(in crate::jobs) fn forget_hidden(&self, time: i64) -> Result<Vec<Id>> {
+        self.write(|tx| {
+            let mut statement = tx.prepare("DELETE FROM images WHERE deleted_at < ?1 RETURNING id")?;
+            let ids = statement.query_map([time], |row| id(row, 0))?;
+            ids.collect()
+        })
+    }
+}

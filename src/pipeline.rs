@@ -7,10 +7,12 @@
 mod notices;
 mod progress;
 mod receipt;
+mod text;
 
 pub use notices::Notice;
 pub use progress::{Estimate, Progress};
 pub use receipt::Receipt;
+pub use text::TokenCount;
 
 use crate::Result;
 use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned};
@@ -24,6 +26,7 @@ use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
 use notices::Words;
 use std::path::Path;
+use text::Text;
 
 /// A model in memory, ready to draw.
 pub struct Pipeline {
@@ -155,19 +158,6 @@ impl Pipeline {
         Shape::from((1, self.model.codec.latent_channels(), plan.height / factor, plan.width / factor))
     }
 
-    fn text(&self, plan: &Plan) -> Result<Text> {
-        let conditional = self.encode(&plan.prompt)?;
-        let pair = Tensor::cat(&[&self.encode(&plan.negative_prompt)?, &conditional], 0)?;
-        Ok(Text { conditional, pair })
-    }
-
-    /// Text to its states, (1, T, C).
-    fn encode(&self, text: &str) -> Result<Tensor> {
-        let ids = self.model.tokenizer.encode(text)?.ids;
-        let length = ids.len();
-        self.model.text_encoder.forward(&Tensor::from_vec(ids, (1, length), &self.device)?)
-    }
-
     fn known<'a>(&self, plan: &'a Plan) -> Result<Option<Known<'a>>> {
         let Start::Picture { picture, strength, mask } = &plan.start else { return Ok(None) };
         let latents = self.model.codec.encode(&image::to_tensor(picture, &self.device)?)?;
@@ -197,14 +187,6 @@ impl Parts<'_> {
         let pictures = self.model.codec.decode(&self.latents.narrow(0, 0, self.batch)?)?;
         Ok(pictures.device().synchronize()?)
     }
-}
-
-/// The states of prompt and negative prompt.
-struct Text {
-    /// The prompt's, (1, T, C).
-    conditional: Tensor,
-    /// The negative prompt's and the prompt's, (2, T, C).
-    pair: Tensor,
 }
 
 /// An input picture.

@@ -4,7 +4,7 @@ use super::events::Step;
 use super::folder::Kind;
 use super::{Claim, Event, Failure, Id, Image, Jobs, State};
 use crate::image::{encode_png, thumbnail};
-use crate::pipeline::{Notice, Picture, Pipeline, Progress};
+use crate::pipeline::{Notice, Picture, Pipeline, Progress, TokenCount};
 use crate::request::{Facts, Plan};
 use crate::{Error, Result};
 use base64::Engine;
@@ -34,6 +34,9 @@ pub trait Draw: Send + Sync {
 
     /// Calls `on_step` after each step, and stops when that fails.
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn>;
+
+    /// Counts a prompt's tokens.
+    fn tokens(&self, prompt: &str) -> Result<TokenCount>;
 }
 
 impl Draw for Pipeline {
@@ -43,6 +46,10 @@ impl Draw for Pipeline {
 
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn> {
         Ok(Drawn { pictures: self.generate(plan, on_step)?, notices: self.notices(plan)? })
+    }
+
+    fn tokens(&self, prompt: &str) -> Result<TokenCount> {
+        Self::tokens(self, prompt)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::tiny_model;
 use candle_core::Device;
 use limner::Error;
 use limner::image::{RgbImage, encode_png, read_png_text};
-use limner::pipeline::{Picture, Pipeline, Receipt};
+use limner::pipeline::{Picture, Pipeline, Receipt, TokenCount};
 use limner::request::{GenerateRequest, Plan};
 use std::sync::LazyLock;
 
@@ -170,6 +170,16 @@ fn what_was_cut_and_what_is_unknown_is_said() {
     assert!(cut[0].0 == "prompt_cut" && cut[0].1.ends_with("apple\""), "{cut:?}");
     let unknown = codes(&[("prompt", "zebra")]);
     assert!(unknown[0].0 == "unknown_words" && unknown[0].1.contains("\"zebra\""), "{unknown:?}");
+}
+
+/// The tiny model has a token for each letter, one for "re", and room for 14.
+#[test]
+fn tokens_are_counted_beyond_what_is_read() {
+    let count = |prompt| PIPELINE.tokens(prompt).unwrap();
+    assert_eq!(count(""), TokenCount { count: 0, limit: 14, cut: None });
+    assert_eq!(count("red apple"), TokenCount { count: 7, limit: 14, cut: None });
+    assert_eq!(count("red apple red apple").cut, None);
+    assert_eq!(count("red apple red apple blue"), TokenCount { count: 18, limit: 14, cut: Some("blue".into()) });
 }
 
 #[test]

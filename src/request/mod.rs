@@ -7,8 +7,10 @@
 mod check;
 mod json;
 mod numbers;
+mod parameters;
 mod plan;
 
+pub use parameters::{Parameters, from_parameters};
 pub use plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_SIDE, MAX_STEPS, Plan, Start};
 
 use crate::error::FieldError;

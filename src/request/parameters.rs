@@ -7,10 +7,13 @@
 //! Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, Model: "a, b"
 //! ```
 
+mod grammar;
+
 use super::GenerateRequest;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use grammar::{settings, split_prompts};
 
 /// What was read from a `parameters` text.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,7 +24,6 @@ pub struct Parameters {
     pub ignored: Vec<String>,
 }
 
-const NEGATIVE: &str = "Negative prompt:";
 /// Fewer settings than this make the last line a part of the prompt, as other readers have it.
 const FEWEST: usize = 3;
 /// Which model and program drew a picture: not settings that could be ignored.
@@ -69,6 +71,11 @@ impl Parameters {
             // The sampler's own, which is what an empty field means.
             "Schedule type" if value == "Automatic" => true,
             "Schedule type" => schedule(value).is_some_and(|spacing| self.set("schedule", spacing.name())),
+            "Mask blur" => self.set_whole("mask_feather", value),
+            "Masked area padding" => self.set_whole("only_masked_padding", value),
+            "Inpaint area" => only_masked(value).is_some_and(|only| self.set("only_masked", only.to_string())),
+            // Ours alone.
+            "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
             "RNG" => noise(value).is_some_and(|noise| self.set("noise", noise.name())),
             _ => false,
         }
@@ -102,53 +109,6 @@ impl Parameters {
     }
 }
 
-/// The lines before and after the first that starts with `Negative prompt:`.
-fn split_prompts(text: &str) -> (&str, &str) {
-    let starts = text.match_indices(NEGATIVE).map(|(at, _)| at);
-    let at = starts.into_iter().find(|at| text[..*at].is_empty() || text[..*at].ends_with('\n'));
-    let (prompt, negative) = at.map_or((text, ""), |at| (&text[..at], &text[at + NEGATIVE.len()..]));
-    (prompt.trim(), negative.trim())
-}
-
-/// The `key: value` pairs of a line. A value is a JSON string, or goes up to the next comma; what has no colon is passed
-/// over.
-fn settings(line: &str) -> Vec<(String, String)> {
-    let mut pairs = Vec::new();
-    let mut rest = line;
-    while !rest.is_empty() {
-        let comma = rest.find(',').unwrap_or(rest.len());
-        let Some(colon) = rest[..comma].find(':') else {
-            rest = rest[comma..].strip_prefix(',').unwrap_or_default();
-            continue;
-        };
-        let (value, behind) = value(rest[colon + 1..].trim_start());
-        if is_key(rest[..colon].trim()) {
-            pairs.push((rest[..colon].trim().to_owned(), value));
-        }
-        rest = behind;
-    }
-    pairs
-}
-
-/// The value at the start of `text`, and what is behind its comma.
-fn value(text: &str) -> (String, &str) {
-    let mut json = serde_json::Deserializer::from_str(text).into_iter::<String>();
-    if let Some(Ok(string)) = json.next() {
-        let behind = text[json.byte_offset()..].trim_start();
-        if behind.is_empty() || behind.starts_with(',') {
-            return (string, behind.get(1..).unwrap_or_default());
-        }
-    }
-    let (bare, behind) = text.split_once(',').unwrap_or((text, ""));
-    (bare.trim().to_owned(), behind)
-}
-
-/// Letters, digits, spaces and `_-/`, two at least.
-fn is_key(text: &str) -> bool {
-    let inside = |c: char| c.is_alphanumeric() || matches!(c, '_' | ' ' | '-' | '/');
-    text.chars().count() > 1 && text.chars().all(inside) && !text.starts_with(['-', '/'])
-}
-
 fn is_whole(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
@@ -172,6 +132,14 @@ fn schedule(title: &str) -> Option<Spacing> {
     }
 }
 
+fn only_masked(value: &str) -> Option<bool> {
+    match value {
+        "Only masked" => Some(true),
+        "Whole picture" => Some(false),
+        _ => None,
+    }
+}
+
 /// Whose random numbers: a graphics card's (or our copy of them), or the processor's.
 fn noise(value: &str) -> Option<NoiseKind> {
     match value {
@@ -185,6 +153,7 @@ fn noise(value: &str) -> Option<NoiseKind> {
 mod tests {
     use super::*;
     use crate::pipeline::Receipt;
+    use crate::request::Repaint;
     use proptest::prelude::*;
     use proptest::{option, sample};
 
@@ -260,7 +229,18 @@ mod tests {
     fn prompts() -> impl Strategy<Value = String> {
         "(\\PC|\n|\t|, |: |\"|Steps: 1, Seed: 2, Size: 3x4){0,12}"
             .prop_map(|text| text.trim().to_owned())
-            .prop_filter("ambiguous", |text| !text.lines().any(|line| line.starts_with(NEGATIVE)))
+            .prop_filter("ambiguous", |text| !text.lines().any(|line| line.starts_with(grammar::NEGATIVE)))
+    }
+
+    prop_compose! {
+        fn repaints()(
+            mask_feather in 0u32..65,
+            padding in option::of(0u32..257),
+            extend in prop_oneof![Just([0; 4]), any::<[u32; 4]>()],
+        ) -> Repaint {
+            let only_masked_padding = padding.unwrap_or(Repaint::PADDING);
+            Repaint { mask_feather, only_masked: padding.is_some(), only_masked_padding, extend: extend.into() }
+        }
     }
 
     prop_compose! {
@@ -270,12 +250,14 @@ mod tests {
             (steps, seed, width, height) in (1usize..1001, any::<u64>(), 1usize..2049, 1usize..2049),
             (guidance, guidance_rescale) in (0.0..50f64, prop_oneof![Just(0.0), 0.0..1f64]),
             strength in option::of(0.01..1f64),
+            repaint in repaints(),
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
         ) -> Receipt {
             let (version, model_hash, masked) = ("0.1.0".to_owned(), "0123456789".to_owned(), strength.is_some());
+            let repaint = if masked { repaint } else { Repaint::default() };
             Receipt {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
-                guidance_rescale, seed, width, height, noise, strength, masked,
+                guidance_rescale, seed, width, height, noise, strength, masked, repaint,
             }
         }
     }
@@ -286,6 +268,11 @@ mod tests {
             let found = from_parameters(&receipt.parameters()).unwrap();
             let mut written = GenerateRequest { count: None, ..receipt.request() };
             written.guidance_rescale.take_if(|typed| *typed == "0");
+            written.mask_feather.take_if(|typed| *typed == "0");
+            written.extend.take_if(|typed| *typed == "0,0,0,0");
+            if written.only_masked.take_if(|typed| *typed == "false").is_some() {
+                written.only_masked_padding = None;
+            }
             prop_assert_eq!((found.request, found.ignored), (written, vec![]));
         }
 

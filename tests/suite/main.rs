@@ -13,6 +13,7 @@ mod jobs;
 mod networks;
 mod parity;
 mod pipeline;
+mod repaint;
 mod tiny_model;
 mod tokenizer;
 mod vae;

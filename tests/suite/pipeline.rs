@@ -8,9 +8,10 @@ use limner::pipeline::{Picture, Pipeline, Receipt, TokenCount};
 use limner::request::{GenerateRequest, Plan};
 use std::sync::LazyLock;
 
-static PIPELINE: LazyLock<Pipeline> = LazyLock::new(|| Pipeline::load(&tiny_model::path(), &Device::Cpu).unwrap());
+pub(crate) static PIPELINE: LazyLock<Pipeline> =
+    LazyLock::new(|| Pipeline::load(&tiny_model::path(), &Device::Cpu).unwrap());
 
-fn request(set: &[(&str, &str)]) -> GenerateRequest {
+pub(crate) fn request(set: &[(&str, &str)]) -> GenerateRequest {
     let mut request = GenerateRequest { prompt: Some("red apple".into()), ..Default::default() };
     for (field, value) in [("steps", "4"), ("seed", "7")].iter().chain(set) {
         assert!(request.set_text(field, (*value).into()), "{field}");
@@ -18,7 +19,7 @@ fn request(set: &[(&str, &str)]) -> GenerateRequest {
     request
 }
 
-fn draw(request: &GenerateRequest) -> Vec<Picture> {
+pub(crate) fn draw(request: &GenerateRequest) -> Vec<Picture> {
     let plan = Plan::new(request, &PIPELINE.facts()).unwrap();
     PIPELINE.generate(&plan, &mut |_| Ok(())).unwrap()
 }
@@ -27,11 +28,11 @@ fn pixels(set: &[(&str, &str)]) -> RgbImage {
     draw(&request(set)).remove(0).pixels
 }
 
-fn photograph(width: u32, height: u32) -> RgbImage {
+pub(crate) fn photograph(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 8) as u8, (y * 8) as u8, (x * y) as u8]))
 }
 
-fn png(picture: &RgbImage) -> Vec<u8> {
+pub(crate) fn png(picture: &RgbImage) -> Vec<u8> {
     encode_png(picture, &[]).unwrap()
 }
 

@@ -4,26 +4,31 @@
 //! a matrix product are ordered by its shape, so pictures drawn in a larger batch would differ in their last bits from
 //! the same pictures drawn alone.
 
+mod canvas;
 mod notices;
 mod progress;
 mod receipt;
+mod text;
 
 pub use notices::Notice;
 pub use progress::{Estimate, Progress};
 pub use receipt::Receipt;
+pub use text::TokenCount;
 
 use crate::Result;
 use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned};
 use crate::diffusion::guidance::{Guidance, Guided};
-use crate::diffusion::inpaint::{Inpaint, composite};
+use crate::diffusion::inpaint::Inpaint;
 use crate::diffusion::noise::{NoiseSource, SeededNoise};
-use crate::image::{self, Mask, RgbImage};
+use crate::image::{self, RgbImage};
 use crate::model::checkpoint::Model;
 use crate::model::unet::UNet2DConditionModel;
 use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
+use canvas::Canvas;
 use notices::Words;
 use std::path::Path;
+use text::Text;
 
 /// A model in memory, ready to draw.
 pub struct Pipeline {
@@ -111,9 +116,9 @@ impl Pipeline {
             on_step(&Progress { picture, pictures, step: done, steps, sigma: step.sigma, estimate })
         })?;
         let pixels = image::from_tensor(&self.model.codec.decode(&latents)?)?;
-        match known.and_then(|known| known.mask.map(|mask| (known.picture, mask))) {
+        match known.and_then(|known| known.canvas.as_ref()) {
             None => Ok(pixels),
-            Some((picture, mask)) => composite(picture, &pixels, mask.as_grey()),
+            Some(canvas) => canvas.finish(&pixels),
         }
     }
 
@@ -131,10 +136,10 @@ impl Pipeline {
         };
         let guidance = Guidance { scale: plan.guidance, rescale: plan.guidance_rescale, ..Guidance::default() };
         let guided = Guided::new(with(&text.conditional), with(&text.pair), guidance);
-        match known.and_then(|known| known.mask.map(|mask| (&known.latents, mask))) {
+        match known.and_then(|known| known.canvas.as_ref().map(|canvas| (&known.latents, canvas))) {
             None => Ok(Box::new(guided)),
-            Some((latents, mask)) => {
-                let mask = mask.to_latents(self.model.codec.factor(), &self.device)?;
+            Some((latents, canvas)) => {
+                let mask = canvas.mask().to_latents(self.model.codec.factor(), &self.device)?;
                 Ok(Box::new(Inpaint::new(guided, latents, &mask, fresh)?))
             }
         }
@@ -151,27 +156,16 @@ impl Pipeline {
     }
 
     fn latent_shape(&self, plan: &Plan) -> Shape {
-        let factor = self.model.codec.factor();
-        Shape::from((1, self.model.codec.latent_channels(), plan.height / factor, plan.width / factor))
-    }
-
-    fn text(&self, plan: &Plan) -> Result<Text> {
-        let conditional = self.encode(&plan.prompt)?;
-        let pair = Tensor::cat(&[&self.encode(&plan.negative_prompt)?, &conditional], 0)?;
-        Ok(Text { conditional, pair })
-    }
-
-    /// Text to its states, (1, T, C).
-    fn encode(&self, text: &str) -> Result<Tensor> {
-        let ids = self.model.tokenizer.encode(text)?.ids;
-        let length = ids.len();
-        self.model.text_encoder.forward(&Tensor::from_vec(ids, (1, length), &self.device)?)
+        let (factor, (width, height)) = (self.model.codec.factor(), plan.drawn());
+        Shape::from((1, self.model.codec.latent_channels(), height / factor, width / factor))
     }
 
     fn known<'a>(&self, plan: &'a Plan) -> Result<Option<Known<'a>>> {
-        let Start::Picture { picture, strength, mask } = &plan.start else { return Ok(None) };
-        let latents = self.model.codec.encode(&image::to_tensor(picture, &self.device)?)?;
-        Ok(Some(Known { picture, latents, whole: *strength >= 1.0, mask: mask.as_ref() }))
+        let Start::Picture { picture, strength, mask, repaint } = &plan.start else { return Ok(None) };
+        let canvas = mask.as_ref().map(|mask| Canvas::new(picture, mask, repaint, plan.drawn()));
+        let part = canvas.as_ref().map(Canvas::seen);
+        let latents = self.model.codec.encode(&image::to_tensor(part.as_ref().unwrap_or(picture), &self.device)?)?;
+        Ok(Some(Known { latents, whole: *strength >= 1.0, canvas }))
     }
 }
 
@@ -199,22 +193,14 @@ impl Parts<'_> {
     }
 }
 
-/// The states of prompt and negative prompt.
-struct Text {
-    /// The prompt's, (1, T, C).
-    conditional: Tensor,
-    /// The negative prompt's and the prompt's, (2, T, C).
-    pair: Tensor,
-}
-
 /// An input picture.
 struct Known<'a> {
-    picture: &'a RgbImage,
     /// Scaled as the network sees them, (1, C, h, w).
     latents: Tensor,
     /// Whether everything is drawn anew, so that nothing of the picture may shine through.
     whole: bool,
-    mask: Option<&'a Mask>,
+    /// With a mask, what is drawn goes back into it.
+    canvas: Option<Canvas<'a>>,
 }
 
 /// How many steps of the ladder a plan takes: the last ones, when a picture is only partly redrawn (SDEdit, Meng et al.,

@@ -61,6 +61,18 @@ pub(super) struct Args {
     /// How much of the picture is redrawn, up to 1 [default: 0.75, with a mask 1]
     #[arg(long, value_name = "S", allow_hyphen_values = true)]
     strength: Option<String>,
+    /// Pixels over which new fades into old, inside the mask's white part, 0 to 64 [default: 0]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    mask_feather: Option<String>,
+    /// Draw only the mask's surroundings, at width x height, and put them back: the picture keeps its own size
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    only_masked: Option<String>,
+    /// Pixels around the mask's white part that are drawn with it then, 0 to 256 [default: 32]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    only_masked_padding: Option<String>,
+    /// Borders to add to the picture and to paint, in pixels
+    #[arg(long, value_name = "LEFT,TOP,RIGHT,BOTTOM", allow_hyphen_values = true)]
+    extend: Option<String>,
     /// Noise generator: philox or torch-cpu [default: philox]
     #[arg(long, value_name = "NAME")]
     noise: Option<String>,
@@ -102,6 +114,10 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         width: args.width.clone(),
         height: args.height.clone(),
         strength: args.strength.clone(),
+        mask_feather: args.mask_feather.clone(),
+        only_masked: args.only_masked.clone(),
+        only_masked_padding: args.only_masked_padding.clone(),
+        extend: args.extend.clone(),
         noise: args.noise.clone(),
         image: args.init_image.as_deref().map(|path| read_file("init-image", path)).transpose()?,
         mask: args.mask.as_deref().map(|path| read_file("mask", path)).transpose()?,

@@ -50,11 +50,8 @@ impl<D: Denoiser> Denoiser for Inpaint<D> {
     }
 }
 
-/// The mask's value from which on a pixel is repainted.
-const REPAINT: u8 = 128;
-
-/// The generated picture where the mask is white, and the original everywhere else, bit for bit: no autoencoder gives
-/// back exactly what it was given. Grey counts as white from 128 on. All three have the same size.
+/// The generated picture where the mask is white, and the original where it is black, bit for bit: no autoencoder gives
+/// back exactly what it was given. What is grey is mixed. All three have the same size.
 pub fn composite(original: &RgbImage, generated: &RgbImage, mask: &GrayImage) -> Result<RgbImage> {
     let size = original.dimensions();
     for (field, other) in [("generated", generated.dimensions()), ("mask", mask.dimensions())] {
@@ -65,11 +62,17 @@ pub fn composite(original: &RgbImage, generated: &RgbImage, mask: &GrayImage) ->
     }
     let mut result = original.clone();
     for ((out, new), mask) in result.pixels_mut().zip(generated.pixels()).zip(mask.pixels()) {
-        if mask.0[0] >= REPAINT {
-            *out = *new;
+        for (out, new) in out.0.iter_mut().zip(new.0) {
+            *out = mixed(*out, new, mask.0[0]);
         }
     }
     Ok(result)
+}
+
+/// `share` of 255 parts new, the rest old, rounded.
+fn mixed(old: u8, new: u8, share: u8) -> u8 {
+    let (old, new, share) = (u32::from(old), u32::from(new), u32::from(share));
+    ((old * (255 - share) + new * share + 127) / 255) as u8
 }
 
 #[cfg(test)]
@@ -78,14 +81,19 @@ mod tests {
     use image::{Luma, Rgb};
 
     #[test]
-    fn unmasked_pixels_are_the_originals_bit_for_bit() {
+    fn black_keeps_the_original_bit_for_bit_and_grey_mixes() {
         let original = RgbImage::from_fn(16, 16, |x, y| Rgb([(x * 16 + y) as u8, (y * 7) as u8, 255 - x as u8]));
         let generated = RgbImage::from_fn(16, 16, |x, y| Rgb([(x * 3) as u8, 200, (y ^ x) as u8]));
         let mask = GrayImage::from_fn(16, 16, |x, y| Luma([(x * 16 + y) as u8]));
         let result = composite(&original, &generated, &mask).unwrap();
         for (x, y, pixel) in result.enumerate_pixels() {
-            let source = if mask.get_pixel(x, y).0[0] < 128 { &original } else { &generated };
-            assert_eq!(pixel, source.get_pixel(x, y));
+            let (old, new) = (original.get_pixel(x, y).0, generated.get_pixel(x, y).0);
+            let share = f64::from(mask.get_pixel(x, y).0[0]) / 255.0;
+            for (channel, value) in pixel.0.into_iter().enumerate() {
+                let exact = f64::from(old[channel]) * (1.0 - share) + f64::from(new[channel]) * share;
+                assert_eq!(f64::from(value), exact.round(), "{x} {y}");
+            }
+            assert!(share > 0.0 || pixel.0 == old);
         }
     }
 

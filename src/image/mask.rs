@@ -1,6 +1,7 @@
 //! Which pixels of a picture are to be repainted.
 
 use super::read::read_grey_on_black;
+use super::{Area, Edges};
 use crate::Result;
 use crate::error::FieldError;
 use ::image::GrayImage;
@@ -28,7 +29,7 @@ impl Mask {
     }
 
     /// Splits grey values at 128. Fails when nothing is white.
-    fn from_grey(mut grey: GrayImage) -> Result<Self, FieldError> {
+    pub(super) fn from_grey(mut grey: GrayImage) -> Result<Self, FieldError> {
         for value in grey.iter_mut() {
             *value = if *value >= 128 { 255 } else { 0 };
         }
@@ -54,6 +55,39 @@ impl Mask {
         &self.grey
     }
 
+    /// A mask for a picture of `size` with borders around it: the borders are white, and between them is `inner`, or
+    /// black.
+    pub fn with_borders(inner: Option<Self>, size: (u32, u32), borders: Edges) -> Self {
+        let (width, height) = borders.around(size);
+        let mut grey = GrayImage::from_pixel(width, height, ::image::Luma([255]));
+        let inner = inner.map_or_else(|| GrayImage::new(size.0, size.1), |mask| mask.grey);
+        imageops::replace(&mut grey, &inner, i64::from(borders.left), i64::from(borders.top));
+        Self { grey }
+    }
+
+    /// The smallest area with everything white in it.
+    pub fn bounds(&self) -> Area {
+        let white = self.grey.enumerate_pixels().filter(|(.., value)| value.0[0] != 0).map(|(x, y, _)| (x, y));
+        let from_to = |(left, top, right, bottom): (u32, u32, u32, u32), (x, y): (u32, u32)| {
+            (left.min(x), top.min(y), right.max(x + 1), bottom.max(y + 1))
+        };
+        let (left, top, right, bottom) = white.fold((u32::MAX, u32::MAX, 0, 0), from_to);
+        Area { left, top, width: right.saturating_sub(left), height: bottom.saturating_sub(top) }
+    }
+
+    /// The part of it in `area`, scaled to `place` on a black sheet: white where any pixel that is drawn there is white, so
+    /// that thin strokes survive.
+    pub fn placed(&self, area: Area, place: Area, sheet: (u32, u32)) -> Self {
+        let columns = |x| covered(x, place.width, area.width).map(|x| x + area.left);
+        let rows = |y| covered(y, place.height, area.height).map(|y| y + area.top);
+        let mut grey = GrayImage::new(sheet.0, sheet.1);
+        let any = |x, y| rows(y).any(|y| columns(x).any(|x| self.grey.get_pixel(x, y).0[0] != 0));
+        let part =
+            GrayImage::from_fn(place.width, place.height, |x, y| ::image::Luma([if any(x, y) { 255 } else { 0 }]));
+        imageops::replace(&mut grey, &part, i64::from(place.left), i64::from(place.top));
+        Self { grey }
+    }
+
     /// The mask on the latents, (1, 1, H/factor, W/factor) in f32: a latent is repainted (1) when any of its pixels is,
     /// so that no repainted pixel hangs on a latent that was held to the old picture.
     pub fn to_latents(&self, factor: usize, device: &Device) -> Result<Tensor> {
@@ -67,6 +101,12 @@ impl Mask {
             .collect();
         Ok(Tensor::from_vec(values, (1, 1, height as usize, width as usize), device)?)
     }
+}
+
+/// Which of `from` pixels lie under pixel `i` of `to`, when the one row is scaled to the other.
+fn covered(i: u32, to: u32, from: u32) -> std::ops::Range<u32> {
+    let (i, to, from) = (u64::from(i), u64::from(to).max(1), u64::from(from));
+    (i * from / to) as u32..((i + 1) * from).div_ceil(to) as u32
 }
 
 #[cfg(test)]
@@ -114,5 +154,28 @@ mod tests {
         let latents = Mask::from_grey(pixels).unwrap().to_latents(8, &Device::Cpu).unwrap();
         assert_eq!(latents.dims(), [1, 1, 1, 2]);
         assert_eq!(latents.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn a_scaled_mask_loses_no_stroke() {
+        let mut thin = GrayImage::new(1000, 10);
+        thin.put_pixel(777, 5, Luma([255]));
+        let mask = Mask::from_grey(thin).unwrap();
+        assert_eq!(mask.bounds(), Area { left: 777, top: 5, width: 1, height: 1 });
+        let whole = Area::whole((1000, 10));
+        let small = mask.placed(whole, Area { left: 2, top: 1, width: 10, height: 1 }, (16, 4));
+        assert_eq!(small.bounds(), Area { left: 9, top: 1, width: 1, height: 1 });
+        assert_eq!(mask.placed(whole, whole, (1000, 10)), mask);
+        let around = Area { left: 776, top: 4, width: 3, height: 3 };
+        let large = mask.placed(around, Area::whole((9, 9)), (9, 9));
+        assert_eq!(large.bounds(), Area { left: 3, top: 3, width: 3, height: 3 });
+    }
+
+    #[test]
+    fn borders_are_white_around_what_was_there() {
+        let inner = Mask::read(&grey(&[0, 255]), (2, 1)).unwrap();
+        let rows = |inner| Mask::with_borders(inner, (2, 1), Edges::from([1, 1, 0, 0])).grey.into_raw();
+        assert_eq!(rows(None), [255, 255, 255, 255, 0, 0]);
+        assert_eq!(rows(Some(inner)), [255, 255, 255, 255, 0, 255]);
     }
 }

@@ -4,6 +4,9 @@
 //! decoded; EXIF orientation applied; transparency laid on white; 16-bit and grey become 8-bit RGB; embedded colour
 //! profiles are ignored; of an animation the first frame. Nothing of the file but its pixels goes any further.
 
+mod area;
+mod edges;
+mod feather;
 mod grid;
 mod label;
 mod mask;
@@ -12,9 +15,11 @@ mod tensor;
 mod write;
 
 pub use ::image::RgbImage;
+pub use area::Area;
+pub use edges::Edges;
 pub use grid::grid;
 pub use label::labelled_grid;
 pub use mask::Mask;
-pub use read::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, fit, read, thumbnail};
+pub use read::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, fit, read, resize, thumbnail};
 pub use tensor::{batch_from_tensor, from_tensor, to_tensor};
 pub use write::{Format, Text, encode, encode_png, read_png_text, write_file};

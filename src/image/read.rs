@@ -43,6 +43,14 @@ pub fn fit(picture: RgbImage, width: u32, height: u32) -> RgbImage {
     DynamicImage::from(picture).resize_to_fill(width, height, FilterType::CatmullRom).into_rgb8()
 }
 
+/// Scales a picture to width x height, whatever its shape. A picture of that size comes back as it is, bit for bit.
+pub fn resize(picture: RgbImage, width: u32, height: u32) -> RgbImage {
+    if picture.dimensions() == (width, height) {
+        return picture;
+    }
+    ::image::imageops::resize(&picture, width, height, FilterType::CatmullRom)
+}
+
 /// A small copy: the longer side is at most `longest`, the shape is kept. A picture that is small enough stays as it is.
 pub fn thumbnail(picture: &RgbImage, longest: u32) -> RgbImage {
     if picture.width().max(picture.height()) <= longest {

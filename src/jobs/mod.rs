@@ -69,7 +69,7 @@ struct Desk {
 
 /// What the worker finds.
 enum Taken {
-    Job(Claimed, Arc<Control>),
+    Job(Box<Claimed>, Arc<Control>),
     Nothing { submitted: u64 },
     Closed,
 }
@@ -260,7 +260,7 @@ impl Jobs {
         loop {
             match self.take_next() {
                 Ok(Taken::Job(claimed, control)) => {
-                    if let Some(claim) = self.begin(claimed, control) {
+                    if let Some(claim) = self.begin(*claimed, control) {
                         return Some(claim);
                     }
                 }
@@ -286,7 +286,7 @@ impl Jobs {
         let (cancelled, put_back) = (AtomicBool::new(false), AtomicBool::new(false));
         let control = Arc::new(Control { job: claimed.id.clone(), cancelled, put_back });
         (desk.running, desk.steps_left) = (Some(control.clone()), u64::from(claimed.steps));
-        Ok(Taken::Job(claimed, control))
+        Ok(Taken::Job(Box::new(claimed), control))
     }
 
     /// Takes no new jobs and begins none. Jobs that wait stay where they are, for the next server.

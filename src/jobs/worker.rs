@@ -5,7 +5,7 @@ use super::folder::Kind;
 use super::store::Store;
 use super::{Claim, Event, Failure, Id, Image, Jobs, State};
 use crate::image::{encode_png, thumbnail};
-use crate::pipeline::{Notice, Picture, Pipeline, Progress};
+use crate::pipeline::{Notice, Picture, Pipeline, Progress, TokenCount};
 use crate::request::{Facts, Plan};
 use crate::{Error, Result};
 use base64::Engine;
@@ -35,6 +35,9 @@ pub trait Draw: Send + Sync {
 
     /// Calls `on_step` after each step, and stops when that fails.
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn>;
+
+    /// Counts a prompt's tokens.
+    fn tokens(&self, prompt: &str) -> Result<TokenCount>;
 }
 
 impl Draw for Pipeline {
@@ -44,6 +47,10 @@ impl Draw for Pipeline {
 
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn> {
         Ok(Drawn { pictures: self.generate(plan, on_step)?, notices: self.notices(plan)? })
+    }
+
+    fn tokens(&self, prompt: &str) -> Result<TokenCount> {
+        Self::tokens(self, prompt)
     }
 }
 

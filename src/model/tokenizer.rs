@@ -41,6 +41,8 @@ pub struct Tokens {
     pub ids: Vec<u32>,
     /// How many of them are start, words and end.
     pub count: usize,
+    /// How many there would be if everything fitted, start and end included.
+    pub total: usize,
     /// The end of the prompt that did not fit, as it was typed.
     pub dropped: Option<String>,
 }
@@ -95,7 +97,8 @@ impl Tokenizer {
         ids.push(self.end);
         let count = ids.len();
         ids.resize(self.max_length, self.pad);
-        Ok(Tokens { ids, count, dropped: (!rest.trim().is_empty()).then(|| rest.to_owned()) })
+        let total = encoding.len() + 2;
+        Ok(Tokens { ids, count, total, dropped: (!rest.trim().is_empty()).then(|| rest.to_owned()) })
     }
 
     /// How many bytes of `text` are worth looking at: byte pairs of one endless word take more than linear time. The ids

@@ -71,10 +71,11 @@ pub(super) fn of(plan: &Plan, facts: &Facts, tokenizer: &Tokenizer, known: Optio
             notices.push(Notice::new("prompt_cut", message));
         }
     }
-    if (plan.width, plan.height) != (facts.width, facts.height) {
+    let (width, height) = plan.drawn();
+    if (width, height) != (facts.width, facts.height) {
         let message = format!(
-            "The model {} was trained on {} x {} pixels and may repeat or distort things at {} x {}.",
-            facts.name, facts.width, facts.height, plan.width, plan.height
+            "The model {} was trained on {} x {} pixels and may repeat or distort things at {width} x {height}.",
+            facts.name, facts.width, facts.height
         );
         notices.push(Notice::new("unusual_size", message));
     }

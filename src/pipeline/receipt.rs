@@ -5,7 +5,7 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::image::{self, Text};
 use crate::model::checkpoint::Model;
-use crate::request::{GenerateRequest, Plan, Start};
+use crate::request::{GenerateRequest, Plan, Repaint, Start};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -38,24 +38,27 @@ pub struct Receipt {
     pub guidance_rescale: f64,
     /// This picture's seed.
     pub seed: u64,
-    /// Pixels.
+    /// Pixels asked for: those of the picture, unless it was extended or only a part of it was drawn.
     pub width: usize,
-    /// Pixels.
+    /// Pixels asked for.
     pub height: usize,
     /// The noise generator.
     pub noise: NoiseKind,
     /// How much of an input picture was redrawn; none without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
-    /// Whether a mask was used.
+    /// Whether only a part of an input picture was open to change: where a mask was white, or outside of the picture.
     pub masked: bool,
+    /// How that part was fitted into the rest.
+    #[serde(flatten)]
+    pub repaint: Repaint,
 }
 
 impl Receipt {
     pub(super) fn new(plan: &Plan, seed: u64, model: &Model) -> Self {
-        let (strength, masked) = match &plan.start {
-            Start::Noise => (None, false),
-            Start::Picture { strength, mask, .. } => (Some(*strength), mask.is_some()),
+        let (strength, masked, repaint) = match &plan.start {
+            Start::Noise => (None, false, Repaint::default()),
+            Start::Picture { strength, mask, repaint, .. } => (Some(*strength), mask.is_some(), *repaint),
         };
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -74,6 +77,7 @@ impl Receipt {
             noise: plan.noise,
             strength,
             masked,
+            repaint,
         }
     }
 
@@ -99,7 +103,7 @@ impl Receipt {
             height: Some(self.height.to_string()),
             strength: self.strength.map(|strength| strength.to_string()),
             noise: Some(self.noise.name().to_owned()),
-            ..GenerateRequest::default()
+            ..self.strength.map(|_| self.repaint.request()).unwrap_or_default()
         }
     }
 
@@ -154,7 +158,25 @@ impl Receipt {
         if self.guidance_rescale != 0.0 {
             pairs.push(("Guidance rescale", self.guidance_rescale.to_string()));
         }
+        pairs.extend(self.repaint_settings());
         pairs.push(("Version", format!("limner {}", self.version)));
+        pairs
+    }
+
+    /// What is not as usual, under other programs' names where they have one.
+    fn repaint_settings(&self) -> Vec<(&'static str, String)> {
+        let Repaint { mask_feather, only_masked, only_masked_padding, extend } = self.repaint;
+        let mut pairs = Vec::new();
+        if mask_feather > 0 {
+            pairs.push(("Mask blur", mask_feather.to_string()));
+        }
+        if only_masked {
+            pairs.push(("Inpaint area", "Only masked".to_owned()));
+            pairs.push(("Masked area padding", only_masked_padding.to_string()));
+        }
+        if !extend.is_none() {
+            pairs.push(("Extend", extend.to_string()));
+        }
         pairs
     }
 }
@@ -209,6 +231,7 @@ mod tests {
             noise: NoiseKind::Philox,
             strength: None,
             masked: false,
+            repaint: Repaint::default(),
         };
         let settings = "Steps: 20, Sampler: DPM++ 2M, Schedule type: SGM Uniform, CFG scale: 7, \
                         Seed: 18446744073709551615, Size: 64x32, Model hash: 0123456789, Model: icons, RNG: NV, \
@@ -219,5 +242,12 @@ mod tests {
         let text = receipt.parameters();
         assert!(text.contains("\nNegative prompt: blue\nSteps: 20") && text.contains("Model: \"a, b\""), "{text}");
         assert!(receipt.texts()[1].text.contains("\"seed\":18446744073709551615"));
+        assert!(!receipt.texts()[1].text.contains("extend"));
+        let extend = [8, 0, 0, 0].into();
+        receipt.repaint = Repaint { mask_feather: 4, only_masked: true, only_masked_padding: 9, extend };
+        let text = receipt.parameters();
+        let part = "Mask blur: 4, Inpaint area: Only masked, Masked area padding: 9, Extend: \"8,0,0,0\", Version";
+        assert!(text.contains(part), "{text}");
+        assert_eq!(serde_json::from_str::<Receipt>(&receipt.texts()[1].text).unwrap(), receipt);
     }
 }

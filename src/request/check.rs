@@ -1,20 +1,18 @@
 //! From what was typed to a plan, field by field.
 
 use super::numbers::{real, whole};
-use super::plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_SIDE, Plan, Start};
+use super::plan::{Facts, MAX_COUNT, MAX_PROMPT_CHARS, MAX_SIDE, Plan};
+use super::repaint::Repaint;
 use super::{GenerateRequest, quoted};
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{FieldError, Result};
-use crate::image::{self, Mask, RgbImage};
 use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
 
 /// The range of the guidance scale.
 const GUIDANCE: std::ops::RangeInclusive<f64> = 0.0..=50.0;
-/// Share of the ladder that redraws a picture without a mask, as other programs have it.
-const PICTURE_STRENGTH: f64 = 0.75;
 
 /// Collects errors and carries on with a stand-in, so that one pass finds everything.
 pub(super) struct Checker {
@@ -24,7 +22,8 @@ pub(super) struct Checker {
 impl Checker {
     pub(super) fn plan(&mut self, request: &GenerateRequest, facts: &Facts) -> Plan {
         let count = self.count("count", &request.count, 1, MAX_COUNT);
-        let (width, height) = self.size(request, facts, count);
+        let repaint = self.repaint(request, facts);
+        let (width, height) = self.size(request, facts, count, &repaint);
         Plan {
             prompt: self.prompt(request),
             negative_prompt: self.text("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
@@ -40,13 +39,13 @@ impl Checker {
             count,
             width,
             height,
-            start: self.start(request, width, height),
+            start: self.start(request, repaint, (width, height), count),
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
         }
     }
 
     /// The value, or `stand_in` with the error noted.
-    fn note<T>(&mut self, outcome: Result<T, FieldError>, stand_in: T) -> T {
+    pub(super) fn note<T>(&mut self, outcome: Result<T, FieldError>, stand_in: T) -> T {
         outcome.unwrap_or_else(|error| {
             self.errors.push(error);
             stand_in
@@ -54,7 +53,7 @@ impl Checker {
     }
 
     /// What was typed, read by `read`; the default where nothing was typed.
-    fn or_default<T>(
+    pub(super) fn or_default<T>(
         &mut self,
         field: &str,
         typed: &Option<String>,
@@ -105,54 +104,15 @@ impl Checker {
         }
     }
 
-    fn size(&mut self, request: &GenerateRequest, facts: &Facts, count: usize) -> (usize, usize) {
+    fn size(&mut self, request: &GenerateRequest, facts: &Facts, count: usize, repaint: &Repaint) -> (usize, usize) {
         let side = |field: &str, text: &str| side(field, text, facts.multiple_of);
         let before = self.errors.len();
         let width = self.or_default("width", &request.width, facts.width, side);
         let height = self.or_default("height", &request.height, facts.height, side);
-        if self.errors.len() == before && count * width * height > MAX_PIXELS {
-            let pixels = count * width * height;
-            let message = format!(
-                "{count} pictures of {width} x {height} are {pixels} pixels; one request may have {MAX_PIXELS} in all"
-            );
-            self.errors.push(FieldError::new("count", "too_many_pixels", message));
+        if self.errors.len() == before {
+            self.check_drawn(repaint.drawn((width, height)), count);
         }
         (width, height)
-    }
-
-    fn start(&mut self, request: &GenerateRequest, width: usize, height: usize) -> Start {
-        let default = if request.mask.is_some() { 1.0 } else { PICTURE_STRENGTH };
-        let strength = self.or_default("strength", &request.strength, default, |f, t| real(f, t, 0.01..=1.0));
-        let Some(bytes) = &request.image else {
-            self.needs_picture("mask", request.mask.is_some());
-            self.needs_picture("strength", request.strength.as_deref().is_some_and(|typed| !typed.trim().is_empty()));
-            return Start::Noise;
-        };
-        self.picture(bytes, request.mask.as_deref(), width as u32, height as u32)
-            .map_or(Start::Noise, |(picture, mask)| Start::Picture { picture, strength, mask })
-    }
-
-    fn needs_picture(&mut self, field: &str, given: bool) {
-        // A picture that could not be read is noted already.
-        if given && !self.errors.iter().any(|error| error.field == "image") {
-            self.errors.push(FieldError::new(field, "without_image", "was given without a picture (the field image)"));
-        }
-    }
-
-    /// Picture and mask at the plan's size. The mask is compared with the upright picture as it was sent.
-    fn picture(
-        &mut self,
-        image: &[u8],
-        mask: Option<&[u8]>,
-        width: u32,
-        height: u32,
-    ) -> Option<(RgbImage, Option<Mask>)> {
-        let picture = self.note(image::read("image", image).map(Some), None)?;
-        let mask = match mask.map(|bytes| Mask::read(bytes, picture.dimensions())?.fit(width, height)) {
-            None => None,
-            Some(read) => Some(self.note(read.map(Some), None)?),
-        };
-        Some((image::fit(picture, width, height), mask))
     }
 }
 
@@ -196,6 +156,7 @@ fn random_seed() -> u64 {
 mod tests {
     use super::*;
     use crate::error::Error;
+    use crate::request::Start;
 
     fn facts() -> Facts {
         Facts { name: "tiny".into(), multiple_of: 16, width: 64, height: 64, steps: 20, guidance: 5.0, times: 1000 }
@@ -220,10 +181,6 @@ mod tests {
         let found = errors(&request(set));
         assert_eq!(found.len(), 1, "{found:?}");
         found[0].code
-    }
-
-    fn png(width: u32, height: u32, value: u8) -> Vec<u8> {
-        image::encode_png(&RgbImage::from_pixel(width, height, ::image::Rgb([value; 3])), &[]).unwrap()
     }
 
     #[test]
@@ -283,31 +240,5 @@ mod tests {
         assert_eq!(Plan::new(&request(&[("prompt", " \u{200b} ")]), &facts()).unwrap().prompt, "");
         assert_eq!(errors(&GenerateRequest::default())[0].code, "required");
         assert_eq!(Plan::new(&request(&[("prompt", "a\u{1b}[31mb\n")]), &facts()).unwrap().prompt, "a[31mb");
-    }
-
-    #[test]
-    fn a_plan_gives_the_request_that_gives_it_again() {
-        let chosen = [("seed", "18446744073709551615"), ("guidance", "0.1"), ("noise", "torch-cpu"), ("count", "3")];
-        for set in [&[][..], &chosen] {
-            let plan = Plan::new(&request(set), &facts()).unwrap();
-            assert_eq!(Plan::new(&plan.request(), &Facts { guidance: 9.0, steps: 7, ..facts() }).unwrap(), plan);
-        }
-        let upload = GenerateRequest { image: Some(png(100, 50, 9)), ..request(&[]) };
-        let plan = Plan::new(&upload, &facts()).unwrap();
-        let again = GenerateRequest { image: upload.image, ..plan.request() };
-        assert_eq!(Plan::new(&again, &facts()).unwrap(), plan);
-    }
-
-    #[test]
-    fn pictures_are_fitted_and_masks_must_match() {
-        let mut good = request(&[]);
-        (good.image, good.mask) = (Some(png(100, 50, 9)), Some(png(100, 50, 255)));
-        let Start::Picture { picture, strength, mask } = Plan::new(&good, &facts()).unwrap().start else { panic!() };
-        assert_eq!((picture.dimensions(), strength, mask.unwrap().as_grey().dimensions()), ((64, 64), 1.0, (64, 64)));
-        let with = |image: Option<Vec<u8>>, mask| errors(&GenerateRequest { image, mask, ..request(&[]) })[0].code;
-        assert_eq!(with(Some(png(64, 64, 9)), Some(png(64, 32, 255))), "mask_size");
-        assert_eq!(with(Some(png(64, 64, 9)), Some(png(64, 64, 0))), "mask_empty");
-        assert_eq!(with(None, Some(png(64, 64, 255))), "without_image");
-        assert_eq!(with(Some(b"GIF89a".to_vec()), None), "not_an_image");
     }
 }

@@ -1,6 +1,6 @@
 //! JSON text to [`GenerateRequest`]. Only text that is not JSON is an error here; wrong fields become `problems`.
 
-use super::{FIELDS, GenerateRequest, nearest_field, quoted};
+use super::{FIELDS, GenerateRequest, Kind, nearest_field, quoted};
 use crate::error::{Error, FieldError, Result};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -38,14 +38,11 @@ impl GenerateRequest {
         if value.get() == "null" {
             return;
         }
-        let outcome = match field {
-            "image" | "mask" => text(field, value).and_then(|text| from_base64(field, &text)).map(|bytes| {
+        let outcome = match Self::kind(field) {
+            None => text(field, value).and_then(|text| from_base64(field, &text)).map(|bytes| {
                 self.set_file(field, bytes);
             }),
-            "prompt" | "negative_prompt" | "sampler" | "schedule" | "noise" => text(field, value).map(|text| {
-                self.set_text(field, text);
-            }),
-            _ => number_or_text(field, value).map(|text| {
+            Some(kind) => typed(field, kind, value).map(|text| {
                 self.set_text(field, text);
             }),
         };
@@ -100,13 +97,14 @@ fn text(field: &str, value: &RawValue) -> Result<String, FieldError> {
     serde_json::from_str(value.get()).map_err(|_| FieldError::new(field, "wrong_type", shown()))
 }
 
-/// A JSON number's literal text, or a string's text. Keeps every digit: no detour through f64.
-fn number_or_text(field: &str, value: &RawValue) -> Result<String, FieldError> {
-    match value.get().as_bytes().first() {
-        Some(b'-' | b'0'..=b'9') => Ok(value.get().to_owned()),
-        Some(b'"') => text(field, value),
+/// A string's text; of a number or a switch also the literal. Keeps every digit: no detour through f64.
+fn typed(field: &str, kind: Kind, value: &RawValue) -> Result<String, FieldError> {
+    match (kind, value.get().as_bytes().first()) {
+        (Kind::Text, _) | (_, Some(b'"')) => text(field, value),
+        (Kind::Number, Some(b'-' | b'0'..=b'9')) | (Kind::Switch, Some(b't' | b'f')) => Ok(value.get().to_owned()),
         _ => {
-            let message = format!("must be a number, was {}", quoted(value.get()));
+            let expected = if kind == Kind::Number { "a number" } else { "true or false" };
+            let message = format!("must be {expected}, was {}", quoted(value.get()));
             Err(FieldError::new(field, "wrong_type", message))
         }
     }
@@ -151,6 +149,17 @@ mod tests {
         assert_eq!(request.seed.as_deref(), Some("18446744073709551615"));
         assert_eq!(request.guidance.as_deref(), Some("1e999"));
         assert_eq!((request.steps.as_deref(), request.count), (Some("7"), None));
+    }
+
+    #[test]
+    fn switches_are_true_or_false() {
+        for (json, typed) in [("true", "true"), ("false", "false"), ("\"on\"", "on")] {
+            let request = read(&format!(r#"{{"only_masked":{json},"extend":"0,0,8,0","mask_feather":8}}"#));
+            assert_eq!((request.problems.len(), request.text("only_masked")), (0, typed));
+            assert_eq!((request.text("extend"), request.text("mask_feather")), ("0,0,8,0", "8"));
+        }
+        let found = codes(r#"{"only_masked":1,"mask_feather":true,"extend":8}"#);
+        assert_eq!(found, ["only_masked", "mask_feather", "extend"].map(|field| (field.to_owned(), "wrong_type")));
     }
 
     #[test]

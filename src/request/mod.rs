@@ -6,121 +6,33 @@
 
 mod axes;
 mod check;
+mod fields;
 mod json;
 mod numbers;
+mod parameters;
 mod plan;
+mod repaint;
+mod start;
 
 pub use axes::{AXES, Axis, Grid, MAX_CELLS};
-pub use plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_SIDE, MAX_STEPS, Plan, Start};
-
-use crate::error::FieldError;
-
-/// The names of all fields, in the order in which the form shows them.
-pub const FIELDS: [&str; 15] = [
-    "prompt",
-    "negative_prompt",
-    "steps",
-    "guidance",
-    "guidance_rescale",
-    "sampler",
-    "schedule",
-    "seed",
-    "count",
-    "width",
-    "height",
-    "image",
-    "mask",
-    "strength",
-    "noise",
-];
-
-/// What was asked for, as typed. Everything but the prompt may be missing.
-///
-/// Deserialise it with `serde_json::from_slice` (see [`GenerateRequest::from_json`]), fill it with
-/// [`GenerateRequest::set_text`], or build it by hand.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct GenerateRequest {
-    /// What to draw; "" draws without a prompt.
-    pub prompt: Option<String>,
-    /// What not to draw.
-    pub negative_prompt: Option<String>,
-    /// Sampler steps.
-    pub steps: Option<String>,
-    /// Scale of classifier-free guidance; 1 turns it off.
-    pub guidance: Option<String>,
-    /// How far guidance's standard deviation is pulled back to the conditional one's, 0 to 1.
-    pub guidance_rescale: Option<String>,
-    /// A sampler's name.
-    pub sampler: Option<String>,
-    /// A sigma ladder's name.
-    pub schedule: Option<String>,
-    /// Seed of the first picture; nothing, "" and -1 mean a random one.
-    pub seed: Option<String>,
-    /// Number of pictures, with seeds that count up.
-    pub count: Option<String>,
-    /// Width in pixels.
-    pub width: Option<String>,
-    /// Height in pixels.
-    pub height: Option<String>,
-    /// How much of an input picture is redrawn, up to 1.
-    pub strength: Option<String>,
-    /// A noise generator's name.
-    pub noise: Option<String>,
-    /// The bytes of an input picture file.
-    pub image: Option<Vec<u8>>,
-    /// The bytes of a mask file, as large as the picture: white is repainted.
-    pub mask: Option<Vec<u8>>,
-    /// What was already wrong when the request was read; [`Plan::new`] reports it with the rest.
-    pub problems: Vec<FieldError>,
-}
+pub use fields::{FIELDS, GenerateRequest, Kind};
+pub use parameters::{Parameters, from_parameters};
+pub use plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start};
+pub use repaint::Repaint;
 
 impl GenerateRequest {
     /// Sets a field that is typed as text. False when there is no such text field.
     pub fn set_text(&mut self, field: &str, value: String) -> bool {
-        let slot = match field {
-            "prompt" => &mut self.prompt,
-            "negative_prompt" => &mut self.negative_prompt,
-            "steps" => &mut self.steps,
-            "guidance" => &mut self.guidance,
-            "guidance_rescale" => &mut self.guidance_rescale,
-            "sampler" => &mut self.sampler,
-            "schedule" => &mut self.schedule,
-            "seed" => &mut self.seed,
-            "count" => &mut self.count,
-            "width" => &mut self.width,
-            "height" => &mut self.height,
-            "strength" => &mut self.strength,
-            "noise" => &mut self.noise,
-            _ => return false,
-        };
-        *slot = Some(value);
+        match self.slot(field) {
+            Some(slot) => *slot = Some(value),
+            None => return false,
+        }
         true
     }
 
     /// What was typed into a text field; "" where nothing was.
     pub fn text(&self, field: &str) -> &str {
         self.typed(field).unwrap_or_default()
-    }
-
-    /// What was typed into a text field, if anything was.
-    fn typed(&self, field: &str) -> Option<&str> {
-        let typed = match field {
-            "prompt" => &self.prompt,
-            "negative_prompt" => &self.negative_prompt,
-            "steps" => &self.steps,
-            "guidance" => &self.guidance,
-            "guidance_rescale" => &self.guidance_rescale,
-            "sampler" => &self.sampler,
-            "schedule" => &self.schedule,
-            "seed" => &self.seed,
-            "count" => &self.count,
-            "width" => &self.width,
-            "height" => &self.height,
-            "strength" => &self.strength,
-            "noise" => &self.noise,
-            _ => &None,
-        };
-        typed.as_deref()
     }
 
     /// Sets `image` or `mask`; an empty file (a form's untouched file field) counts as none. False when there is no
@@ -137,7 +49,7 @@ impl GenerateRequest {
 }
 
 /// What other programs call our fields.
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 17] = [
     ("cfg", "guidance"),
     ("cfg_scale", "guidance"),
     ("guidance_scale", "guidance"),
@@ -150,6 +62,11 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("init_image", "image"),
     ("mask_image", "mask"),
     ("denoising_strength", "strength"),
+    ("mask_blur", "mask_feather"),
+    ("inpaint_full_res", "only_masked"),
+    ("inpaint_full_res_padding", "only_masked_padding"),
+    ("padding_mask_crop", "only_masked_padding"),
+    ("outpaint", "extend"),
 ];
 
 /// The field that was probably meant, for "did you mean": by its name elsewhere, else by its spelling.

@@ -2,6 +2,7 @@
 
 use super::GenerateRequest;
 use super::check::Checker;
+use super::repaint::Repaint;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
@@ -16,6 +17,8 @@ pub const MAX_COUNT: usize = 64;
 pub const MAX_SIDE: usize = 2048;
 /// The most pixels of all pictures of one request together.
 pub const MAX_PIXELS: usize = 4 << 20;
+/// The most pixels of all finished pictures, where only a part of each is drawn: twice the largest picture that is read.
+pub const MAX_RESULT_PIXELS: usize = 2 * crate::image::MAX_INPUT_PIXELS as usize;
 /// The most characters of a prompt. Far more than any model reads: the rest is named in a notice.
 pub const MAX_PROMPT_CHARS: usize = 32_000;
 
@@ -50,15 +53,16 @@ impl Facts {
 pub enum Start {
     /// Noise alone: text to picture.
     Noise,
-    /// A picture of the plan's size, of which a share of the ladder, `strength`, is redrawn; with a mask, only where
-    /// that is white.
+    /// A picture of which a share of the ladder, `strength`, is redrawn; with a mask, only where that is white.
     Picture {
-        /// The picture, already of the plan's size.
+        /// The picture with its new borders, of the size that is drawn or, when only a part is, of its own.
         picture: RgbImage,
         /// Above 0, up to 1.
         strength: f64,
-        /// Which pixels may change; without one, all.
+        /// Which pixels may change, of the picture's size; without one, all.
         mask: Option<Mask>,
+        /// How the new part is fitted into the old.
+        repaint: Repaint,
     },
 }
 
@@ -83,9 +87,9 @@ pub struct Plan {
     pub seed: u64,
     /// Number of pictures.
     pub count: usize,
-    /// Pixels.
+    /// Pixels, before a picture is extended.
     pub width: usize,
-    /// Pixels.
+    /// Pixels, before a picture is extended.
     pub height: usize,
     /// What sampling begins with.
     pub start: Start,
@@ -105,9 +109,9 @@ impl Plan {
     /// The resolved request: every text field explicit, so that it gives an equal plan again. The bytes of `image` and
     /// `mask` stay in the request that the plan was made from, and have to be added by whoever kept them.
     pub fn request(&self) -> GenerateRequest {
-        let strength = match &self.start {
-            Start::Noise => None,
-            Start::Picture { strength, .. } => Some(strength.to_string()),
+        let (strength, repaint) = match &self.start {
+            Start::Noise => (None, GenerateRequest::default()),
+            Start::Picture { strength, repaint, .. } => (Some(strength.to_string()), repaint.request()),
         };
         GenerateRequest {
             prompt: Some(self.prompt.clone()),
@@ -123,7 +127,15 @@ impl Plan {
             height: Some(self.height.to_string()),
             strength,
             noise: Some(self.noise.name().to_owned()),
-            ..GenerateRequest::default()
+            ..repaint
+        }
+    }
+
+    /// The pixels that are drawn.
+    pub fn drawn(&self) -> (usize, usize) {
+        match &self.start {
+            Start::Noise => (self.width, self.height),
+            Start::Picture { repaint, .. } => repaint.drawn((self.width, self.height)),
         }
     }
 

@@ -16,16 +16,26 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 /// How many parts a form may have: twice as many as ours has.
 const MAX_PARTS: usize = 64;
 
+/// The body of a request that is a picture file and nothing else.
+pub(super) async fn png(app: &App, request: Request) -> Result<Bytes, Problem> {
+    check_head(app, request.headers(), |kind| kind == "image/png")?;
+    whole(request).await
+}
+
+async fn whole(request: Request) -> Result<Bytes, Problem> {
+    in_time(async {
+        Bytes::from_request(request, &()).await.map_err(|refused| refusal(refused.status(), refused.body_text()))
+    })
+    .await
+}
+
 /// What a form holds besides the request: what only pages need.
 pub(super) type Extras = HashMap<String, String>;
 
 /// The body of a JSON request.
 pub(super) async fn json(app: &App, request: Request) -> Result<Bytes, Problem> {
     check_head(app, request.headers(), |kind| kind == "application/json" || kind.ends_with("+json"))?;
-    in_time(async {
-        Bytes::from_request(request, &()).await.map_err(|refused| refusal(refused.status(), refused.body_text()))
-    })
-    .await
+    whole(request).await
 }
 
 /// The fields of our form.
@@ -74,7 +84,7 @@ fn check_head(app: &App, headers: &HeaderMap, expected: impl Fn(&str) -> bool) -
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let kind = text(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or_default();
     if !expected(&kind.trim().to_ascii_lowercase()) {
-        let detail = "This address takes application/json (the API) or multipart/form-data (the page).";
+        let detail = "This address takes another kind: application/json (the API), multipart/form-data (forms) or image/png (files).";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
     if headers.contains_key(header::CONTENT_ENCODING) {

@@ -9,6 +9,7 @@ mod jobs;
 mod listen;
 mod lists;
 mod page;
+mod pictures;
 mod problem;
 mod view;
 
@@ -38,6 +39,7 @@ pub struct App {
 struct Inner {
     config: ServerConfig,
     facts: Facts,
+    artist: Arc<dyn Draw>,
     jobs: Jobs,
     worker: Worker,
     stopping: CancellationToken,
@@ -47,8 +49,8 @@ impl App {
     /// Opens the data folder and starts the worker.
     pub fn start(config: ServerConfig, folder: &Path, artist: Arc<dyn Draw>) -> Result<Self> {
         let (facts, jobs) = (artist.facts(), Jobs::open(folder, config.limits())?);
-        let worker = Worker::start(jobs.clone(), artist)?;
-        Ok(Self { inner: Arc::new(Inner { config, facts, jobs, worker, stopping: CancellationToken::new() }) })
+        let worker = Worker::start(jobs.clone(), artist.clone())?;
+        Ok(Self { inner: Arc::new(Inner { config, facts, artist, jobs, worker, stopping: CancellationToken::new() }) })
     }
 
     /// The jobs.
@@ -68,6 +70,13 @@ impl App {
 
     fn facts(&self) -> &Facts {
         &self.inner.facts
+    }
+
+    /// Counts a prompt's tokens.
+    async fn tokens(&self, prompt: String) -> Result<serde_json::Value> {
+        let artist = self.inner.artist.clone();
+        let count = blocking(move || artist.tokens(&prompt)).await?;
+        serde_json::to_value(count).map_err(|error| Error::Server(error.to_string()))
     }
 
     /// Returns when nothing is being drawn.
@@ -174,6 +183,9 @@ pub fn router(app: App) -> Router {
         .route("/api/v1/images/{id}", get(images::show).patch(images::change).delete(images::delete))
         .route("/api/v1/images/{id}/thumbnail", get(images::thumbnail))
         .route("/api/v1/images/{id}/restore", post(images::restore))
+        .route("/api/v1/tokens", post(pictures::tokens))
+        .route("/api/v1/inspect", post(pictures::inspect))
+        .route("/api/v1/replay", post(pictures::replay))
         .route("/api/v1/models", get(lists::models))
         .route("/api/v1/samplers", get(lists::samplers))
         .route("/api/v1/schedules", get(lists::schedules))

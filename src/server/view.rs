@@ -3,7 +3,7 @@
 use super::api::seed_of;
 use crate::Result;
 use crate::jobs::{Image, Job, Jobs, State};
-use crate::request::GenerateRequest;
+use crate::request::{GenerateRequest, Kind};
 use serde_json::{Number, Value, json};
 
 /// A job with what is known of it now.
@@ -52,18 +52,21 @@ pub(super) fn image(image: &Image) -> Value {
 }
 
 /// A stored request, with numbers as numbers.
-fn request(request: &GenerateRequest) -> Value {
-    const NUMBERS: [&str; 8] =
-        ["steps", "guidance", "guidance_rescale", "seed", "count", "width", "height", "strength"];
+pub(super) fn request(request: &GenerateRequest) -> Value {
     let typed: Value = serde_json::from_str(&request.to_json()).unwrap_or_default();
     let mut fields = typed.as_object().cloned().unwrap_or_default();
-    for field in NUMBERS {
-        let number = fields.get(field).and_then(Value::as_str).and_then(|text| text.parse::<Number>().ok());
-        if let Some(number) = number {
-            fields.insert(field.to_owned(), number.into());
-        }
+    for (field, value) in &mut fields {
+        let Some(text) = value.as_str() else { continue };
+        let read = match GenerateRequest::kind(field) {
+            Some(Kind::Number) => text.parse::<Number>().ok().map(Value::from),
+            Some(Kind::Switch) => text.parse::<bool>().ok().map(Value::from),
+            _ => None,
+        };
+        *value = read.unwrap_or_else(|| text.into());
     }
-    fields.insert("seed_text".into(), request.text("seed").into());
+    if !request.text("seed").is_empty() {
+        fields.insert("seed_text".into(), request.text("seed").into());
+    }
     Value::Object(fields)
 }
 

@@ -402,3 +402,60 @@ async fn a_full_queue_answers_429_and_an_end_comes_in_time() {
     tokio::time::timeout(Duration::from_secs(20), server).await.unwrap().unwrap();
     assert!(TcpStream::connect(&address).await.is_err());
 }
+
+/// Status and document of a file that is sent.
+async fn upload(routes: &Router, path: &str, kind: &str, file: Vec<u8>) -> (StatusCode, Value) {
+    of(routes, post(path, kind, file)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_says_how_it_was_drawn_and_is_drawn_again() {
+    let routes = routes();
+    let job = finished(&routes, r#"{"prompt":"red apple","steps":3,"seed":18446744073709551615,"guidance":2.5}"#).await;
+    let url = job["images"][0]["url"].as_str().unwrap();
+    let file = bytes(routes.clone().oneshot(get(url)).await.unwrap()).await;
+    let (status, found) = upload(&routes, "/api/v1/inspect", "image/png", file.clone()).await;
+    assert_eq!((status, found["source"].as_str()), (StatusCode::OK, Some("limner")), "{found}");
+    let request = &found["request"];
+    assert_eq!(
+        (request["seed"].as_u64(), request["seed_text"].as_str()),
+        (Some(u64::MAX), Some("18446744073709551615"))
+    );
+    assert_eq!((request["steps"].as_u64(), request["guidance"].as_f64()), (Some(3), Some(2.5)));
+    let (status, again) = upload(&routes, "/api/v1/replay", "image/png", file.clone()).await;
+    assert_eq!((status, &again["identical"], &again["differences"]), (StatusCode::OK, &json!(true), &json!([])));
+    // The same picture of another model, by its receipt.
+    let receipt = read_png_text(&file, "limner").unwrap();
+    let hash = found["receipt"]["model_hash"].as_str().unwrap();
+    let picture = limner::image::read("image", &file).unwrap();
+    let text = |keyword, text: String| limner::image::Text { keyword, text };
+    let other = encode_png(&picture, &[text("limner", receipt.replace(hash, "0123456789"))]).unwrap();
+    let (_, differs) = upload(&routes, "/api/v1/replay", "image/png", other).await;
+    assert_eq!(differs["identical"], false);
+    assert_eq!(differs["differences"], json!([format!("model_hash was \"0123456789\", is \"{hash}\"")]));
+    let parameters = "a pear\nSteps: 7, Sampler: Euler a, CFG scale: 4, Seed: 5, Size: 64x32, Clip skip: 2";
+    let theirs = encode_png(&picture, &[text("parameters", parameters.to_owned())]).unwrap();
+    let (_, found) = upload(&routes, "/api/v1/inspect", "image/png", theirs.clone()).await;
+    assert_eq!((found["source"].as_str(), &found["ignored"]), (Some("parameters"), &json!(["Clip skip: 2"])));
+    assert_eq!((&found["request"]["sampler"], &found["request"]["width"]), (&json!("euler_a"), &json!(64)));
+    for (path, kind, file, status) in [
+        ("replay", "image/png", theirs, 422),
+        ("inspect", "image/png", encode_png(&RgbImage::new(4, 4), &[]).unwrap(), 422),
+        ("inspect", "image/png", b"\x89PNG\r\n\x1a\n".to_vec(), 422),
+        ("inspect", "image/jpeg", vec![0], 415),
+        ("replay", "image/png", vec![0; (1 << 20) + 1], 413),
+    ] {
+        let (refused, problem) = upload(&routes, &format!("/api/v1/{path}"), kind, file).await;
+        assert_eq!(refused.as_u16(), status, "{path}: {problem}");
+        assert!(problem["code"].is_string() || problem["type"].is_string(), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_counted() {
+    let (status, told) = of(&routes(), with("POST", "/api/v1/tokens", r#"{"prompt":"red apple"}"#)).await;
+    assert_eq!((status, &told["cut"]), (StatusCode::OK, &Value::Null), "{told}");
+    let long = json!({ "prompt": "apple ".repeat(200) }).to_string();
+    let (_, told) = of(&routes(), with("POST", "/api/v1/tokens", &long)).await;
+    assert!(told["count"].as_u64() > told["limit"].as_u64() && told["cut"].as_str().unwrap().starts_with("apple"));
+}

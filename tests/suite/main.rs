@@ -14,6 +14,7 @@ mod networks;
 mod pages;
 mod parity;
 mod pipeline;
+mod repaint;
 mod tiny_model;
 mod tokenizer;
 mod vae;

@@ -4,13 +4,14 @@ use crate::tiny_model;
 use candle_core::Device;
 use limner::Error;
 use limner::image::{RgbImage, encode_png, read_png_text};
-use limner::pipeline::{Picture, Pipeline, Receipt};
+use limner::pipeline::{Picture, Pipeline, Receipt, TokenCount};
 use limner::request::{GenerateRequest, Plan};
 use std::sync::LazyLock;
 
-static PIPELINE: LazyLock<Pipeline> = LazyLock::new(|| Pipeline::load(&tiny_model::path(), &Device::Cpu).unwrap());
+pub(crate) static PIPELINE: LazyLock<Pipeline> =
+    LazyLock::new(|| Pipeline::load(&tiny_model::path(), &Device::Cpu).unwrap());
 
-fn request(set: &[(&str, &str)]) -> GenerateRequest {
+pub(crate) fn request(set: &[(&str, &str)]) -> GenerateRequest {
     let mut request = GenerateRequest { prompt: Some("red apple".into()), ..Default::default() };
     for (field, value) in [("steps", "4"), ("seed", "7")].iter().chain(set) {
         assert!(request.set_text(field, (*value).into()), "{field}");
@@ -18,7 +19,7 @@ fn request(set: &[(&str, &str)]) -> GenerateRequest {
     request
 }
 
-fn draw(request: &GenerateRequest) -> Vec<Picture> {
+pub(crate) fn draw(request: &GenerateRequest) -> Vec<Picture> {
     let plan = Plan::new(request, &PIPELINE.facts()).unwrap();
     PIPELINE.generate(&plan, &mut |_| Ok(())).unwrap()
 }
@@ -27,11 +28,11 @@ fn pixels(set: &[(&str, &str)]) -> RgbImage {
     draw(&request(set)).remove(0).pixels
 }
 
-fn photograph(width: u32, height: u32) -> RgbImage {
+pub(crate) fn photograph(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 8) as u8, (y * 8) as u8, (x * y) as u8]))
 }
 
-fn png(picture: &RgbImage) -> Vec<u8> {
+pub(crate) fn png(picture: &RgbImage) -> Vec<u8> {
     encode_png(picture, &[]).unwrap()
 }
 
@@ -170,6 +171,16 @@ fn what_was_cut_and_what_is_unknown_is_said() {
     assert!(cut[0].0 == "prompt_cut" && cut[0].1.ends_with("apple\""), "{cut:?}");
     let unknown = codes(&[("prompt", "zebra")]);
     assert!(unknown[0].0 == "unknown_words" && unknown[0].1.contains("\"zebra\""), "{unknown:?}");
+}
+
+/// The tiny model has a token for each letter, one for "re", and room for 14.
+#[test]
+fn tokens_are_counted_beyond_what_is_read() {
+    let count = |prompt| PIPELINE.tokens(prompt).unwrap();
+    assert_eq!(count(""), TokenCount { count: 0, limit: 14, cut: None });
+    assert_eq!(count("red apple"), TokenCount { count: 7, limit: 14, cut: None });
+    assert_eq!(count("red apple red apple").cut, None);
+    assert_eq!(count("red apple red apple blue"), TokenCount { count: 18, limit: 14, cut: Some("blue".into()) });
 }
 
 #[test]

@@ -4,7 +4,14 @@ use crate::request::{FIELDS, GenerateRequest};
 use serde_json::{Map, Value};
 
 /// What a request has by itself and need not be said.
-const USUAL: [(&str, &str); 3] = [("negative_prompt", ""), ("guidance_rescale", "0"), ("count", "1")];
+const USUAL: [(&str, &str); 6] = [
+    ("guidance_rescale", "0"),
+    ("count", "1"),
+    ("mask_feather", "0"),
+    ("only_masked", "false"),
+    ("only_masked_padding", "32"),
+    ("extend", "0,0,0,0"),
+];
 
 /// The fields worth naming, with what was typed.
 fn named(request: &GenerateRequest) -> impl Iterator<Item = (&'static str, &str)> {

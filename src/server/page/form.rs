@@ -14,7 +14,8 @@ const EXAMPLES: [&str; 6] = ["red apple", "crying face", "yellow star", "cat fac
 /// Fields that lie under "Settings": it is opened when one of them is wrong or was set.
 const SETTINGS: [&str; 8] = ["negative_prompt", "steps", "guidance", "sampler", "schedule", "width", "height", "seed"];
 /// Fields that lie under "Start from a picture".
-const PICTURE: [&str; 3] = ["image", "mask", "strength"];
+const PICTURE: [&str; 7] =
+    ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend"];
 /// Shapes to choose from: a name, and width to height.
 const SHAPES: [(&str, f64); 5] =
     [("Square", 1.0), ("4 : 3", 4.0 / 3.0), ("3 : 4", 0.75), ("16 : 9", 16.0 / 9.0), ("9 : 16", 9.0 / 16.0)];

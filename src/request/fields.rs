@@ -1,0 +1,101 @@
+//! The fields of a request: a new one is a line here. What it means is said where a plan is made of it.
+
+use crate::error::FieldError;
+
+/// What a text field holds, and so what JSON may give for it (a string it may always give).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Words.
+    Text,
+    /// A number.
+    Number,
+    /// True or false.
+    Switch,
+}
+
+/// Makes the type of a request, the list of its fields, and the ways from a field's name to its place.
+macro_rules! request {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident,)*) => {
+        /// The names of all fields.
+        pub const FIELDS: [&str; [$(stringify!($name)),*].len() + 2] = [$(stringify!($name),)* "image", "mask"];
+
+        /// What was asked for, as typed. Everything but the prompt may be missing.
+        ///
+        /// Deserialise it with `serde_json::from_slice` (see [`GenerateRequest::from_json`]), fill it with
+        /// [`GenerateRequest::set_text`], or build it by hand.
+        #[derive(Debug, Clone, Default, PartialEq)]
+        pub struct GenerateRequest {
+            $($(#[$doc])* pub $name: Option<String>,)*
+            /// The bytes of an input picture file.
+            pub image: Option<Vec<u8>>,
+            /// The bytes of a mask file, as large as the picture: white is repainted.
+            pub mask: Option<Vec<u8>>,
+            /// What was already wrong when the request was read; [`super::Plan::new`] reports it with the rest.
+            pub problems: Vec<FieldError>,
+        }
+
+        impl GenerateRequest {
+            /// What a text field holds; nothing for other names.
+            pub fn kind(field: &str) -> Option<Kind> {
+                match field {
+                    $(stringify!($name) => Some(Kind::$kind),)*
+                    _ => None,
+                }
+            }
+
+            /// What was typed into a text field, if anything was.
+            pub(super) fn typed(&self, field: &str) -> Option<&str> {
+                match field {
+                    $(stringify!($name) => self.$name.as_deref(),)*
+                    _ => None,
+                }
+            }
+
+            /// Where a text field's value goes.
+            pub(super) fn slot(&mut self, field: &str) -> Option<&mut Option<String>> {
+                match field {
+                    $(stringify!($name) => Some(&mut self.$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+request! {
+    /// What to draw; "" draws without a prompt.
+    prompt: Text,
+    /// What not to draw.
+    negative_prompt: Text,
+    /// Sampler steps.
+    steps: Number,
+    /// Scale of classifier-free guidance; 1 turns it off.
+    guidance: Number,
+    /// How far guidance's standard deviation is pulled back to the conditional one's, 0 to 1.
+    guidance_rescale: Number,
+    /// A sampler's name.
+    sampler: Text,
+    /// A sigma ladder's name.
+    schedule: Text,
+    /// Seed of the first picture; nothing, "" and -1 mean a random one.
+    seed: Number,
+    /// Number of pictures, with seeds that count up.
+    count: Number,
+    /// Width in pixels.
+    width: Number,
+    /// Height in pixels.
+    height: Number,
+    /// How much of an input picture is redrawn, up to 1.
+    strength: Number,
+    /// Pixels over which new fades into old, inside the mask's white part.
+    mask_feather: Number,
+    /// Whether only the surroundings of the mask's white part are drawn, at width x height, and put back into a picture
+    /// that keeps its own size.
+    only_masked: Switch,
+    /// Pixels around the white part that are drawn with it then.
+    only_masked_padding: Number,
+    /// Borders to add to the picture and to paint, in pixels: `left,top,right,bottom`.
+    extend: Text,
+    /// A noise generator's name.
+    noise: Text,
+}

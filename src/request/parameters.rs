@@ -1,0 +1,286 @@
+//! The `parameters` text that AUTOMATIC1111's web UI and its relatives put into their pictures (and so do we), read back
+//! as far as it means something here.
+//!
+//! ```text
+//! red apple
+//! Negative prompt: blue
+//! Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, Model: "a, b"
+//! ```
+
+mod grammar;
+
+use super::GenerateRequest;
+use crate::diffusion::noise::NoiseKind;
+use crate::diffusion::sampler::Sampler;
+use crate::diffusion::schedule::Spacing;
+use grammar::{settings, split_prompts};
+
+/// What was read from a `parameters` text.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parameters {
+    /// What was understood. Not checked yet: that is the plan's business.
+    pub request: GenerateRequest,
+    /// The settings that mean nothing here, as `key: value`.
+    pub ignored: Vec<String>,
+}
+
+/// Fewer settings than this make the last line a part of the prompt, as other readers have it.
+const FEWEST: usize = 3;
+/// Which model and program drew a picture: not settings that could be ignored.
+const ORIGIN: [&str; 5] = ["Model", "Model hash", "VAE", "VAE hash", "Version"];
+
+/// Reads a `parameters` text; none where it has no line of settings. A setting that is not known or not possible here
+/// (another sampler, say) is listed, and its field stays empty.
+pub fn from_parameters(text: &str) -> Option<Parameters> {
+    let text = text.trim_end();
+    let (prompts, last) = text.rsplit_once('\n').unwrap_or(("", text));
+    let settings = settings(last);
+    if settings.len() < FEWEST {
+        return None;
+    }
+    let mut found = Parameters::default();
+    let (prompt, negative) = split_prompts(prompts);
+    found.set("prompt", prompt);
+    found.set("negative_prompt", negative);
+    for (key, value) in &settings {
+        if !found.apply(key, value) && !ORIGIN.contains(&key.as_str()) {
+            found.ignored.push(format!("{key}: {value}"));
+        }
+    }
+    found.forget_second_pass(&settings);
+    Some(found)
+}
+
+impl Parameters {
+    fn set(&mut self, field: &str, value: impl Into<String>) -> bool {
+        self.request.set_text(field, value.into())
+    }
+
+    /// Sets what `key` stands for. False when it or its value is not known here.
+    fn apply(&mut self, key: &str, value: &str) -> bool {
+        match key {
+            "Steps" => self.set_whole("steps", value),
+            "Seed" => self.set_whole("seed", value),
+            "CFG scale" => self.set_real("guidance", value),
+            "Guidance rescale" => self.set_real("guidance_rescale", value),
+            "Denoising strength" => self.set_real("strength", value),
+            "Size" => value.split_once('x').is_some_and(|(width, height)| {
+                is_whole(width) && is_whole(height) && self.set("width", width) && self.set("height", height)
+            }),
+            "Sampler" => self.set_sampler(value),
+            // The sampler's own, which is what an empty field means.
+            "Schedule type" if value == "Automatic" => true,
+            "Schedule type" => schedule(value).is_some_and(|spacing| self.set("schedule", spacing.name())),
+            "Mask blur" => self.set_whole("mask_feather", value),
+            "Masked area padding" => self.set_whole("only_masked_padding", value),
+            "Inpaint area" => only_masked(value).is_some_and(|only| self.set("only_masked", only.to_string())),
+            // Ours alone.
+            "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
+            "RNG" => noise(value).is_some_and(|noise| self.set("noise", noise.name())),
+            _ => false,
+        }
+    }
+
+    fn set_whole(&mut self, field: &str, value: &str) -> bool {
+        is_whole(value) && self.set(field, value)
+    }
+
+    fn set_real(&mut self, field: &str, value: &str) -> bool {
+        value.parse().is_ok_and(f64::is_finite) && self.set(field, value)
+    }
+
+    /// A sampler's title. Older programs end it with the schedule: "DPM++ 2M Karras".
+    fn set_sampler(&mut self, title: &str) -> bool {
+        if let Some(sampler) = sampler(title) {
+            return self.set("sampler", sampler.name());
+        }
+        let both = title.match_indices(' ').find_map(|(at, _)| Some((sampler(&title[..at])?, schedule(&title[at..])?)));
+        both.is_some_and(|(sampler, spacing)| {
+            self.set("sampler", sampler.name()) && self.set("schedule", spacing.name())
+        })
+    }
+
+    /// With a second pass at a larger size, which we do not have, the strength was that pass's.
+    fn forget_second_pass(&mut self, settings: &[(String, String)]) {
+        let upscaled = settings.iter().any(|(key, _)| key == "Hires upscale" || key == "Hires resize");
+        if let Some(strength) = self.request.strength.take_if(|_| upscaled) {
+            self.ignored.push(format!("Denoising strength: {strength}"));
+        }
+    }
+}
+
+fn is_whole(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// `DPM++ 2M` to `dpmpp_2m`.
+fn plain(title: &str) -> String {
+    title.trim().to_lowercase().replace("++", "pp").replace([' ', '-'], "_")
+}
+
+/// A sampler by its title in web UIs, or by its name in k-diffusion.
+fn sampler(title: &str) -> Option<Sampler> {
+    let name = plain(title);
+    let name = name.strip_prefix("k_").or_else(|| name.strip_prefix("sample_")).unwrap_or(&name);
+    name.replace("_ancestral", "_a").parse().ok()
+}
+
+fn schedule(title: &str) -> Option<Spacing> {
+    match plain(title).as_str() {
+        "uniform" => Some(Spacing::Normal),
+        name => name.parse().ok(),
+    }
+}
+
+fn only_masked(value: &str) -> Option<bool> {
+    match value {
+        "Only masked" => Some(true),
+        "Whole picture" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whose random numbers: a graphics card's (or our copy of them), or the processor's.
+fn noise(value: &str) -> Option<NoiseKind> {
+    match value {
+        "NV" | "GPU" => Some(NoiseKind::Philox),
+        "CPU" => Some(NoiseKind::TorchCpu),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Receipt;
+    use crate::request::Repaint;
+    use proptest::prelude::*;
+    use proptest::{option, sample};
+
+    fn fields(text: &str, names: &[&str]) -> Vec<String> {
+        let found = from_parameters(text).unwrap();
+        names.iter().map(|name| found.request.text(name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_text_of_the_web_ui_is_understood() {
+        let text = "a cat,\n(on a mat:1.2)\nNegative prompt: dog,\nbad: hands\nSteps: 28, Sampler: Euler a, \
+                    Schedule type: SGM Uniform, CFG scale: 7.5, Seed: 18446744073709551615, Size: 512x768, \
+                    Model hash: 6ce0161689, Model: \"v1-5, pruned: \\\"x\\\"\", Denoising strength: 0.6, \
+                    Clip skip: 2, RNG: CPU, Lora hashes: \"a: 1, b: 2\", Version: v1.10.1";
+        let names =
+            ["prompt", "negative_prompt", "steps", "sampler", "schedule", "guidance", "seed", "width", "height"];
+        let expected = [
+            "a cat,\n(on a mat:1.2)",
+            "dog,\nbad: hands",
+            "28",
+            "euler_a",
+            "sgm_uniform",
+            "7.5",
+            "18446744073709551615",
+            "512",
+            "768",
+        ];
+        assert_eq!(fields(text, &names), expected);
+        assert_eq!(fields(text, &["strength", "noise"]), ["0.6", "torch-cpu"]);
+        assert_eq!(from_parameters(text).unwrap().ignored, ["Clip skip: 2", "Lora hashes: a: 1, b: 2"]);
+    }
+
+    #[test]
+    fn samplers_are_known_by_their_titles_and_others_are_reported() {
+        let read = |title: &str| {
+            let found = from_parameters(&format!("x\nSteps: 1, Sampler: {title}, Seed: 1")).unwrap();
+            (found.request.sampler.unwrap_or_default(), found.request.schedule.unwrap_or_default(), found.ignored.len())
+        };
+        for (title, sampler, schedule) in [
+            ("DPM++ 2M", "dpmpp_2m", ""),
+            ("DPM++ 2M Karras", "dpmpp_2m", "karras"),
+            ("Euler a Align Your Steps", "euler_a", "align_your_steps"),
+            ("k_euler_ancestral", "euler_a", ""),
+            ("Heun Exponential", "heun", "exponential"),
+            ("DDIM", "ddim", ""),
+        ] {
+            assert_eq!(read(title), (sampler.to_owned(), schedule.to_owned(), 0), "{title}");
+        }
+        for title in ["DPM++ 2M SDE Karras", "UniPC", "Euler q", ""] {
+            assert_eq!(read(title), (String::new(), String::new(), 1), "{title}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_possible_is_reported_and_not_set() {
+        let text = "Steps: many, CFG scale: NaN, Seed: 1.5, Size: 512, Schedule type: Turbo, RNG: dice, \
+                    Denoising strength: 0.5, Hires upscale: 2";
+        let found = from_parameters(text).unwrap();
+        let empty =
+            GenerateRequest { prompt: Some(String::new()), negative_prompt: Some(String::new()), ..Default::default() };
+        assert_eq!((found.request, found.ignored.len()), (empty, 8));
+        assert_eq!(found.ignored[7], "Denoising strength: 0.5");
+    }
+
+    #[test]
+    fn a_text_without_settings_is_none() {
+        for text in ["", "a prompt: with, colons: two", "{\"prompt\": 1, \"seed\": 2}", "\n\n"] {
+            assert_eq!(from_parameters(text), None, "{text:?}");
+        }
+    }
+
+    /// Lines as a plan has them: trimmed, without control characters. One that begins with the marker is lost to it.
+    fn prompts() -> impl Strategy<Value = String> {
+        "(\\PC|\n|\t|, |: |\"|Steps: 1, Seed: 2, Size: 3x4){0,12}"
+            .prop_map(|text| text.trim().to_owned())
+            .prop_filter("ambiguous", |text| !text.lines().any(|line| line.starts_with(grammar::NEGATIVE)))
+    }
+
+    prop_compose! {
+        fn repaints()(
+            mask_feather in 0u32..65,
+            padding in option::of(0u32..257),
+            extend in prop_oneof![Just([0; 4]), any::<[u32; 4]>()],
+        ) -> Repaint {
+            let only_masked_padding = padding.unwrap_or(Repaint::PADDING);
+            Repaint { mask_feather, only_masked: padding.is_some(), only_masked_padding, extend: extend.into() }
+        }
+    }
+
+    prop_compose! {
+        fn receipts()(
+            (prompt, negative_prompt, model) in (prompts(), prompts(), "\\PC{0,9}|a, \\PC{0,9}"),
+            (sampler, schedule) in (sample::select(Sampler::ALL.to_vec()), sample::select(Spacing::ALL.to_vec())),
+            (steps, seed, width, height) in (1usize..1001, any::<u64>(), 1usize..2049, 1usize..2049),
+            (guidance, guidance_rescale) in (0.0..50f64, prop_oneof![Just(0.0), 0.0..1f64]),
+            strength in option::of(0.01..1f64),
+            repaint in repaints(),
+            noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
+        ) -> Receipt {
+            let (version, model_hash, masked) = ("0.1.0".to_owned(), "0123456789".to_owned(), strength.is_some());
+            let repaint = if masked { repaint } else { Repaint::default() };
+            Receipt {
+                version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
+                guidance_rescale, seed, width, height, noise, strength, masked, repaint,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_we_write_comes_back(receipt in receipts()) {
+            let found = from_parameters(&receipt.parameters()).unwrap();
+            let mut written = GenerateRequest { count: None, ..receipt.request() };
+            written.guidance_rescale.take_if(|typed| *typed == "0");
+            written.mask_feather.take_if(|typed| *typed == "0");
+            written.extend.take_if(|typed| *typed == "0,0,0,0");
+            if written.only_masked.take_if(|typed| *typed == "false").is_some() {
+                written.only_masked_padding = None;
+            }
+            prop_assert_eq!((found.request, found.ignored), (written, vec![]));
+        }
+
+        #[test]
+        fn no_text_is_a_panic(text in any::<String>(), line in "([A-Za-z ,:\"\\\\x0-9é🍎+]|Size: |Steps: |\n){0,60}") {
+            let _ = from_parameters(&text);
+            let _ = from_parameters(&line);
+            let _ = from_parameters(&format!("{text}\nSteps: 1, Seed: 1, {line}, Sampler: {text}"));
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What a picture file says of itself: read (`inspect`), and drawn again (`replay`).
+
+use super::{App, Problem, blocking, body, view};
+use crate::image::read_png_text;
+use crate::jobs::Image;
+use crate::pipeline::Receipt;
+use crate::request::{GenerateRequest, from_parameters};
+use crate::{Error, Result};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+/// What was found in a file.
+struct Found {
+    request: GenerateRequest,
+    /// Only files that this program wrote have one.
+    receipt: Option<Receipt>,
+    /// Settings of other programs that mean nothing here.
+    ignored: Vec<String>,
+}
+
+/// `POST /api/v1/inspect`: the settings in a PNG file, ours or AUTOMATIC1111's.
+pub(super) async fn inspect(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
+    let file = body::png(&app, request).await?;
+    let found = blocking(move || Ok(read(&file))).await?.ok_or_else(nothing_in_it)?;
+    let source = if found.receipt.is_some() { "limner" } else { "parameters" };
+    Ok(Json(json!({
+        "source": source,
+        "request": view::request(&found.request),
+        "receipt": found.receipt,
+        "ignored": found.ignored,
+    })))
+}
+
+fn read(file: &Bytes) -> Option<Found> {
+    if let Some(receipt) = Receipt::from_png(file) {
+        return Some(Found { request: receipt.request(), receipt: Some(receipt), ignored: Vec::new() });
+    }
+    let found = from_parameters(&read_png_text(file, "parameters")?)?;
+    Some(Found { request: found.request, receipt: None, ignored: found.ignored })
+}
+
+fn nothing_in_it() -> Problem {
+    let detail = "This file does not say how it was drawn: it is no PNG, or its text was removed.";
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_parameters", detail)
+}
+
+/// `POST /api/v1/replay`: draws a picture of ours again and says whether the file is the same, byte for byte, or in what
+/// it differs.
+pub(super) async fn replay(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
+    let file = body::png(&app, request).await?;
+    let sent = file.clone();
+    let receipt = blocking(move || Ok(Receipt::from_png(&sent))).await?.ok_or_else(not_ours)?;
+    if receipt.strength.is_some() {
+        let detail =
+            "This picture was drawn over another one, which is not in the file: it cannot be drawn again from it.";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "needs_image", detail));
+    }
+    let (job, files) = app.draw(receipt.request()).await?;
+    let again = job.images.first().zip(files.first());
+    let (image, drawn) = again.ok_or_else(|| Error::Server("a drawn job has no picture".into()))?;
+    let differences = differences(&receipt, &file, image, drawn);
+    Ok(Json(json!({ "identical": *file == **drawn, "differences": differences, "image": view::image(image) })))
+}
+
+fn not_ours() -> Problem {
+    let detail = "There is no receipt of this program in the file, so it cannot be drawn again exactly. \
+                  POST /api/v1/inspect reads what other programs write.";
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_receipt", detail)
+}
+
+/// One sentence for each difference of two files.
+fn differences(before: &Receipt, old: &[u8], image: &Image, new: &[u8]) -> Vec<String> {
+    let now = serde_json::from_value::<Receipt>(image.receipt.clone());
+    let mut told = now.map(|now| before.differences(&now)).unwrap_or_default();
+    let pixels = |file: &[u8]| crate::image::read("image", file);
+    match (pixels(old), pixels(new)) {
+        (Ok(old), Ok(new)) if old == new => {}
+        _ => told.push("the pixels differ".to_owned()),
+    }
+    if told.is_empty() && old != new {
+        told.push("the pixels and the receipt are the same; the file holds something else besides".to_owned());
+    }
+    told
+}
+
+/// `POST /api/v1/tokens`: how much of a prompt the model reads.
+pub(super) async fn tokens(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
+    let request = GenerateRequest::from_json(&body::json(&app, request).await?)?;
+    let prompt = request.text("prompt").to_owned();
+    Ok(Json(app.tokens(prompt).await?))
+}

@@ -109,16 +109,17 @@ impl Pipeline {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
         let x = start(known, &fresh, sigmas)?;
+        let canvas = known.and_then(|known| known.canvas.as_ref());
         let denoiser = self.denoiser(plan, text, known, &fresh)?;
         let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
-            let estimate = Some(Estimate { codec: &self.model.codec, latents: step.denoised });
+            let estimate = Some(Estimate { codec: &self.model.codec, latents: step.denoised, canvas });
             let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
             on_step(&Progress { picture, pictures, step: done, steps, sigma: step.sigma, estimate })
         })?;
         let pixels = image::from_tensor(&self.model.codec.decode(&latents)?)?;
-        match known.and_then(|known| known.canvas.as_ref()) {
+        match canvas {
             None => Ok(pixels),
-            Some(canvas) => canvas.finish(&pixels),
+            Some(canvas) => canvas.finish(pixels),
         }
     }
 

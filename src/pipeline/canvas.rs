@@ -7,6 +7,7 @@ use crate::request::Repaint;
 use ::image::{GrayImage, imageops};
 
 /// A picture, the part of it that is drawn anew, and the sheet on which that part is drawn.
+#[derive(Debug)]
 pub(super) struct Canvas<'a> {
     picture: &'a RgbImage,
     mask: &'a Mask,
@@ -42,9 +43,11 @@ impl<'a> Canvas<'a> {
         self.mask.placed(self.area, self.place, self.sheet)
     }
 
-    /// The whole picture with what was drawn in its place. Pixels that are black in the mask are the picture's.
-    pub(super) fn finish(&self, drawn: &RgbImage) -> Result<RgbImage> {
-        let new = resize(self.place.crop(drawn), self.area.width, self.area.height);
+    /// The whole picture with what was drawn in its place. Pixels that are black in the mask are the picture's. (A preview
+    /// may be smaller than the sheet.)
+    pub(super) fn finish(&self, drawn: RgbImage) -> Result<RgbImage> {
+        let drawn = resize(drawn, self.sheet.0, self.sheet.1);
+        let new = resize(self.place.crop(&drawn), self.area.width, self.area.height);
         let part = composite(&self.area.crop(self.picture), &new, &self.shares)?;
         let mut whole = self.picture.clone();
         imageops::replace(&mut whole, &part, i64::from(self.area.left), i64::from(self.area.top));
@@ -77,10 +80,10 @@ mod tests {
             let seen = canvas.seen();
             assert_eq!(seen.dimensions(), (sheet.0 as u32, sheet.1 as u32));
             // A smooth picture, repainted as it was, is what it was, nearly.
-            let whole = canvas.finish(&seen).unwrap();
+            let whole = canvas.finish(seen.clone()).unwrap();
             let apart = |(a, b): (&u8, &u8)| a.abs_diff(*b);
             assert!(whole.iter().zip(picture.iter()).map(apart).max().unwrap() <= 12, "{padding} {sheet:?}");
-            let red = canvas.finish(&RgbImage::from_pixel(seen.width(), seen.height(), Rgb([255, 0, 0]))).unwrap();
+            let red = canvas.finish(RgbImage::from_pixel(seen.width(), seen.height(), Rgb([255, 0, 0]))).unwrap();
             for (x, y, pixel) in red.enumerate_pixels() {
                 let white = mask.as_grey().get_pixel(x, y).0[0] == 255;
                 assert_eq!(pixel, if white { &Rgb([255, 0, 0]) } else { picture.get_pixel(x, y) }, "{x} {y}");

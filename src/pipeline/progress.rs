@@ -1,5 +1,6 @@
 //! What is heard of a picture while it is being drawn.
 
+use super::canvas::Canvas;
 use crate::Result;
 use crate::image::{self, RgbImage};
 use crate::model::codec::Codec;
@@ -28,6 +29,18 @@ pub struct Estimate<'a> {
     pub(super) codec: &'a Codec,
     /// (1, C, h, w).
     pub(super) latents: &'a Tensor,
+    /// What the picture goes into, when it is a part of another.
+    pub(super) canvas: Option<&'a Canvas<'a>>,
+}
+
+impl Estimate<'_> {
+    fn picture(&self) -> Result<RgbImage> {
+        let picture = image::from_tensor(&self.codec.preview(self.latents)?)?;
+        match self.canvas {
+            Some(canvas) => canvas.finish(picture),
+            None => Ok(picture),
+        }
+    }
 }
 
 impl Progress<'_> {
@@ -38,6 +51,6 @@ impl Progress<'_> {
 
     /// The picture as it stands: decoded now, so that only those who ask pay for it. None where nobody draws (in tests).
     pub fn preview(&self) -> Result<Option<RgbImage>> {
-        self.estimate.map(|estimate| image::from_tensor(&estimate.codec.preview(estimate.latents)?)).transpose()
+        self.estimate.map(|estimate| estimate.picture()).transpose()
     }
 }

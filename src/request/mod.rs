@@ -23,10 +23,8 @@ pub use repaint::Repaint;
 impl GenerateRequest {
     /// Sets a field that is typed as text. False when there is no such text field.
     pub fn set_text(&mut self, field: &str, value: String) -> bool {
-        match self.slot(field) {
-            Some(slot) => *slot = Some(value),
-            None => return false,
-        }
+        let Some(slot) = self.slot(field) else { return false };
+        *slot = Some(value);
         true
     }
 

@@ -123,7 +123,7 @@ fn a_picture_is_repainted_only_where_the_mask_is_white() {
 #[test]
 fn a_part_is_repainted_by_flags_and_wrong_ones_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let photograph = RgbImage::from_fn(50, 40, |x, y| image::Rgb([x as u8, 7 * y as u8, 50]));
+    let photograph = RgbImage::from_fn(50, 40, |x, y| image::Rgb([x as u8, 5 * y as u8, 50]));
     fs::write(folder.path().join("in.png"), encode_png(&photograph, &[]).unwrap()).unwrap();
     let flags = ["red", "--init-image", "in.png", "--steps", "1", "--only-masked", "--extend", "0,0,9,0"];
     let output =

@@ -125,6 +125,27 @@ async fn a_picture_and_a_mask_go_in_as_base64() {
 }
 
 #[tokio::test]
+async fn a_picture_is_extended_over_json_and_by_the_form() {
+    let picture = encode_png(&RgbImage::from_pixel(40, 24, image::Rgb([9, 90, 200])), &[]).unwrap();
+    let body = json!({ "prompt": "red", "steps": 1, "image": STANDARD.encode(&picture), "only_masked": true,
+                       "only_masked_padding": 4, "mask_feather": "3", "extend": "0,0,9,0" });
+    let (status, answer) = api(&body.to_string()).await;
+    assert_eq!(status, 200, "{answer}");
+    let drawn = &answer["pictures"][0];
+    let file = STANDARD.decode(drawn["png"].as_str().unwrap()).unwrap();
+    assert_eq!(limner::image::read("image", &file).unwrap().dimensions(), (49, 24));
+    assert_eq!((&drawn["extend"], &drawn["mask_feather"]), (&json!([0, 0, 9, 0]), &json!(3)));
+
+    let fields = [("prompt", "red"), ("steps", "1"), ("only_masked", "on"), ("extend", "0,0,9,0")];
+    let page = text(ask(form(&fields, Some(("image", &picture)))).await).await;
+    assert!(page.contains("width=\"49\" height=\"24\""), "{page}");
+    let (status, problem) = api(r#"{"prompt":"x","mask_feather":65,"only_masked":1}"#).await;
+    let (switch, feather) = (&problem["errors"][0], &problem["errors"][1]);
+    assert_eq!((status, &switch["field"], &switch["code"]), (422, &json!("only_masked"), &json!("wrong_type")));
+    assert_eq!((&feather["minimum"], &feather["maximum"]), (&json!(0.0), &json!(64.0)));
+}
+
+#[tokio::test]
 async fn wrong_values_are_all_named() {
     let body = r#"{"prompt":"x","steps":0,"guidance":1e999,"width":44,"sampler":"__proto__","stepz":1,"mask":"AAAA"}"#;
     let (status, problem) = api(body).await;

@@ -4,7 +4,7 @@
 use crate::pipeline::{draw, photograph, png, request};
 use limner::image::{RgbImage, fit};
 use limner::pipeline::{Picture, Receipt};
-use limner::request::{GenerateRequest, from_parameters};
+use limner::request::{GenerateRequest, Plan, from_parameters};
 
 /// A picture of 100 x 70 pixels: not of the model's size, nor of its shape.
 fn input() -> RgbImage {
@@ -116,6 +116,22 @@ fn an_extended_picture_may_have_a_mask_and_be_drawn_in_part() {
     let inside = image::imageops::crop_imm(&drawn, 8, 0, 32, 32).to_image();
     assert_eq!(changed(&inside, &fit(input(), 32, 32), |x, _| x >= 16), 0);
     assert!(changed(&inside, &fit(input(), 32, 32), |x, _| x < 14) > 400);
+}
+
+#[test]
+fn a_preview_shows_the_whole_picture() {
+    let set = [("only_masked", "true"), ("extend", "0,0,7,0"), ("sampler", "euler")];
+    let plan = Plan::new(&upload(&input(), None, &set), &PIPELINE.facts()).unwrap();
+    let mut previews = Vec::new();
+    let pictures = PIPELINE.generate(&plan, &mut |progress| {
+        previews.push(progress.preview()?.unwrap());
+        Ok(())
+    });
+    let result = &pictures.unwrap()[0].pixels;
+    assert!(previews.iter().all(|preview| changed(preview, result, |x, _| x < 100) == 0));
+    // Euler's last step to sigma 0 is the clean estimate itself, up to rounding and scaling.
+    assert!(result.iter().zip(previews[3].iter()).all(|(a, b)| a.abs_diff(*b) <= 3));
+    assert_ne!(previews[0], previews[3]);
 }
 
 #[test]

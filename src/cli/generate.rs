@@ -65,7 +65,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     mask_feather: Option<String>,
     /// Draw only the mask's surroundings, at width x height, and put them back: the picture keeps its own size
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// [default: false]
+    #[arg(long, value_name = "true|false")]
     only_masked: Option<String>,
     /// Pixels around the mask's white part that are drawn with it then, 0 to 256 [default: 32]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]

@@ -125,14 +125,15 @@ fn a_part_is_repainted_by_flags_and_wrong_ones_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let photograph = RgbImage::from_fn(50, 40, |x, y| image::Rgb([x as u8, 5 * y as u8, 50]));
     fs::write(folder.path().join("in.png"), encode_png(&photograph, &[]).unwrap()).unwrap();
-    let flags = ["red", "--init-image", "in.png", "--steps", "1", "--only-masked", "--extend", "0,0,9,0"];
+    let flags = ["red", "--init-image", "in.png", "--steps", "1", "--only-masked", "true", "--extend", "0,0,9,0"];
     let output =
         generate(folder.path(), &[&flags[..], &["--mask-feather", "2", "--only-masked-padding", "3"]].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let drawn = limner::image::read("image", &fs::read(folder.path().join("limner.png")).unwrap()).unwrap();
     assert_eq!(drawn.dimensions(), (59, 40));
     assert!(photograph.enumerate_pixels().all(|(x, y, pixel)| drawn.get_pixel(x, y) == pixel));
-    let output = generate(folder.path(), &["red", "--mask-feather", "65", "--only-masked=perhaps", "--extend", "-1"]);
+    let output =
+        generate(folder.path(), &["red", "--mask-feather", "65", "--only-masked", "perhaps", "--extend", "-1"]);
     for line in [
         "--mask-feather must be between 0 and 64, was 65",
         "--only-masked must be true or false, was \"perhaps\"",

@@ -17,6 +17,13 @@ pub struct ServerConfig {
     /// Another host name under which browsers reach this server (repeatable)
     #[arg(long, env = "LIMNER_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
     pub allow_host: Vec<String>,
+    /// What programs and browsers have to know to be let in; wanted when --listen is not a loopback address
+    #[arg(long, env = "LIMNER_TOKEN", hide_env_values = true, value_name = "TEXT",
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub token: Option<String>,
+    /// Let everybody in who can reach a --listen address beyond loopback
+    #[arg(long, conflicts_with = "token")]
+    pub no_token: bool,
     /// How many jobs may wait besides the one that is drawn
     #[arg(long, env = "LIMNER_QUEUE", default_value_t = 64, value_name = "N")]
     pub queue: usize,
@@ -39,6 +46,18 @@ impl ServerConfig {
         named.ok_or_else(|| {
             Error::Server("there is no home folder to keep pictures in; name a folder with --data".into())
         })
+    }
+
+    /// Refuses to let a whole network in by accident.
+    pub fn check(&self) -> Result<()> {
+        if self.listen.ip().is_loopback() || self.token.is_some() || self.no_token {
+            return Ok(());
+        }
+        let listen = self.listen;
+        Err(Error::Server(format!(
+            "{listen} can be reached from other machines: choose a token with --token (or LIMNER_TOKEN), or let \
+             everybody in with --no-token"
+        )))
     }
 
     /// How much may be open at once.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// One wrong value of a request: which field, what was wrong, and the range that would be accepted.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, utoipa::ToSchema)]
 pub struct FieldError {
     /// The field's name as typed in JSON, in the form and (with dashes) on the command line.
     pub field: String,

@@ -33,6 +33,7 @@ pub(super) fn run(args: Args) -> Result<()> {
 /// Binds first, so that a taken port is known before a large model is read; clients that come early wait in the backlog.
 async fn serve(args: Args) -> Result<()> {
     let began = Instant::now();
+    args.config.check()?;
     let listener = bind(args.config.listen).await?;
     let address = listener.local_addr().map_err(|error| cannot_listen(args.config.listen, &error))?;
     let (folder, device) = (args.model.folder()?, args.model.device()?);

@@ -102,6 +102,17 @@ pub struct Uploads {
     pub mask: Option<Vec<u8>>,
 }
 
+/// How much the database holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// Jobs in each state.
+    pub jobs: Vec<(State, u64)>,
+    /// Pictures, without deleted ones.
+    pub pictures: u64,
+    /// Bytes of the uploads of open jobs.
+    pub upload_bytes: u64,
+}
+
 /// A look at the queue from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
@@ -243,6 +254,11 @@ impl Jobs {
     /// Deletes a picture, or brings it back; the file stays for a day. False when there is none.
     pub fn delete(&self, id: &Id, deleted: bool) -> Result<bool> {
         self.shared.store.hide(id, deleted)
+    }
+
+    /// How much there is of everything.
+    pub fn counts(&self) -> Result<Counts> {
+        self.shared.store.counts()
     }
 
     /// How full the queue is.

@@ -15,7 +15,7 @@ pub enum Kind {
 
 /// Makes the type of a request, the list of its fields, and the ways from a field's name to its place.
 macro_rules! request {
-    ($($(#[$doc:meta])* $name:ident: $kind:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident: $kind:ident,)*) => {
         /// The names of all fields.
         pub const FIELDS: [&str; [$(stringify!($name)),*].len() + 2] = [$(stringify!($name),)* "image", "mask"];
 
@@ -25,7 +25,7 @@ macro_rules! request {
         /// [`GenerateRequest::set_text`], or build it by hand.
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct GenerateRequest {
-            $($(#[$doc])* pub $name: Option<String>,)*
+            $($(#[doc = $doc])* pub $name: Option<String>,)*
             /// The bytes of an input picture file.
             pub image: Option<Vec<u8>>,
             /// The bytes of a mask file, as large as the picture: white is repainted.
@@ -39,6 +39,16 @@ macro_rules! request {
             pub fn kind(field: &str) -> Option<Kind> {
                 match field {
                     $(stringify!($name) => Some(Kind::$kind),)*
+                    _ => None,
+                }
+            }
+
+            /// What a field means; nothing for other names.
+            pub fn about(field: &str) -> Option<&'static str> {
+                match field {
+                    $(stringify!($name) => Some(concat!($($doc),*).trim_start()),)*
+                    "image" => Some("A picture to start from: PNG, JPEG or WebP, in base64 or as a data: URL."),
+                    "mask" => Some("A mask as large as the picture; white is repainted. In base64 or as a data: URL."),
                     _ => None,
                 }
             }

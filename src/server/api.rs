@@ -1,5 +1,6 @@
 //! `POST /api/v1/generate`: JSON in; JSON with base64 pictures out, or the one picture itself.
 
+use super::openapi::Problems;
 use super::{App, Problem, body};
 use crate::error::{Error, FieldError};
 use crate::jobs::{Image, Job};
@@ -12,32 +13,42 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 /// The answer.
-#[derive(Debug, Serialize)]
-struct Answer {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Answer {
     pictures: Vec<Encoded>,
+    /// What a person should know about the pictures: a code and a message each.
+    #[schema(value_type = Vec<Object>)]
     notices: Value,
     timings: Timings,
 }
 
 /// A picture and everything it was drawn with.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Encoded {
     /// The PNG file in base64.
     png: String,
     /// The seed again, for readers whose numbers are exact to 2^53 only.
     seed_text: String,
+    /// Its fields stand beside the others.
     #[serde(flatten)]
+    #[schema(value_type = Object)]
     receipt: Value,
 }
 
-#[derive(Debug, Serialize)]
+/// Where the time went.
+#[derive(Debug, Serialize, ToSchema)]
 struct Timings {
     waited_seconds: f64,
     drawn_seconds: f64,
 }
 
+/// Draws, and answers when that is done. A client that hangs up cancels it.
+#[utoipa::path(post, path = "/api/v1/generate", tag = "pictures", request_body = GenerateRequest, responses(
+    (status = 200, description = "The pictures; with `Accept: image/png`, the one picture as a file",
+     content((Answer = "application/json"), (Vec<u8> = "image/png"))), Problems))]
 pub(super) async fn generate(State(app): State<App>, request: Request) -> Result<Response, Problem> {
     let wants_file = accepts_png(request.headers());
     let request = GenerateRequest::from_json(&body::json(&app, request).await?)?;

@@ -29,6 +29,12 @@ async fn whole(request: Request) -> Result<Bytes, Problem> {
     .await
 }
 
+/// The fields of a small form without files.
+pub(super) async fn fields(app: &App, request: Request) -> Result<HashMap<String, String>, Problem> {
+    check_head(app, request.headers(), |kind| kind == "application/x-www-form-urlencoded")?;
+    Ok(form_urlencoded::parse(&whole(request).await?).into_owned().collect())
+}
+
 /// What a form holds besides the request: what only pages need.
 pub(super) type Extras = HashMap<String, String>;
 

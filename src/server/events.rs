@@ -1,14 +1,16 @@
 //! `GET /api/v1/jobs/{id}/events`: what happens to a job, as server-sent events.
 
+use super::jobs::Known;
+use super::openapi::Problems;
 use super::{App, Problem, jobs, view};
 use crate::jobs::{Event, Id, Listener, Numbered};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde_json::Value;
-use std::collections::HashMap;
+use serde::Serialize;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,17 +31,23 @@ struct Watch {
     listener: Listener,
     previews: bool,
     /// What to send before the next event.
-    first: Option<Sent>,
+    first: VecDeque<Sent>,
     over: bool,
 }
 
+/// What happens to a job, as server-sent events: a `snapshot` (the job) first, then `queued`, `started`, `step`, and at the
+/// end `done`, `failed` or `cancelled` (the job).
+#[utoipa::path(get, path = "/api/v1/jobs/{id}/events", tag = "jobs",
+    params(("id" = String, Path, description = "32 hexadecimal digits"),
+           ("preview" = Option<String>, Query, description = "0: without previews"),
+           ("Last-Event-ID" = Option<String>, Header, description = "Goes on after this event, without a gap")),
+    responses((status = 200, description = "The stream", body = String, content_type = "text/event-stream"), Problems))]
 pub(super) async fn stream(
     State(app): State<App>,
-    Path(id): Path<String>,
+    Known(id): Known,
     Query(parameters): Query<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let id = jobs::known(&id)?;
     let listener = app.jobs().listen(&id, last_event(&headers));
     // Looked at after listening began: nothing falls in between.
     let wanted = id.clone();
@@ -55,11 +63,13 @@ pub(super) async fn stream(
     if over {
         app.jobs().stop_listening(&id);
     }
-    let first = if over {
-        Some(sent(listener.heard(), state.name(), &job))
-    } else {
-        (!listener.resumed()).then(|| sent(listener.heard(), "snapshot", &job))
-    };
+    let mut first = VecDeque::new();
+    if !listener.resumed() || over {
+        first.push_back(sent(listener.heard(), "snapshot", &job));
+    }
+    if over {
+        first.push_back(sent(listener.heard(), state.name(), &job));
+    }
     let previews = parameters.get("preview").is_none_or(|value| value != "0");
     let watch = Watch { app, id, listener, previews, first, over };
     let events = stream::unfold(watch, |watch| watch.next());
@@ -68,7 +78,7 @@ pub(super) async fn stream(
 
 impl Watch {
     async fn next(mut self) -> Option<(Result<Sent, Infallible>, Self)> {
-        if let Some(first) = self.first.take() {
+        if let Some(first) = self.first.pop_front() {
             return Some((Ok(first), self));
         }
         if self.over {
@@ -106,12 +116,13 @@ impl Watch {
             Event::Started { .. } => "started",
             Event::Step(_) | Event::Ended { .. } => "step",
         };
-        Some(sent(number, name, &serde_json::to_value(&event).unwrap_or_default()))
+        Some(sent(number, name, &event))
     }
 }
 
-fn sent(number: u64, name: &str, data: &Value) -> Sent {
-    Sent::default().id(format!("{}-{number}", *PROCESS)).event(name).data(data.to_string())
+fn sent(number: u64, name: &str, data: &impl Serialize) -> Sent {
+    let data = serde_json::to_string(data).unwrap_or_default();
+    Sent::default().id(format!("{}-{number}", *PROCESS)).event(name).data(data)
 }
 
 /// The number of the last event this client has, if it was this process that sent it.

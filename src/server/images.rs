@@ -1,27 +1,33 @@
 //! `/api/v1/images`: finished pictures.
 
+use super::jobs::Known;
+use super::openapi::Problems;
+use super::view::ImageView;
 use super::{App, Problem, blocking, jobs, view};
 use crate::image::{self, Format};
+use crate::jobs::Id;
 use crate::{Error, Result};
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::Value;
 use std::collections::HashMap;
+use utoipa::ToSchema;
 
 /// Pictures never change: their id is theirs alone. Private, since shared caches know nothing of who may see them.
 const FOR_EVER: &str = "private, max-age=31536000, immutable";
 
-/// `GET /api/v1/images/{id}`: the PNG with its parameters, or JPEG or WebP where those are asked for.
+/// A picture: PNG, or JPEG or WebP where those are asked for.
+#[utoipa::path(get, path = "/api/v1/images/{id}", tag = "pictures", params(("id" = String, Path, description = "32 hexadecimal digits"), ("download" = Option<String>, Query, description = "To be saved and not shown")),
+    responses((status = 200, description = "PNG with its parameters; JPEG or WebP by `Accept`", content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"))), Problems))]
 pub(super) async fn show(
     State(app): State<App>,
-    Path(id): Path<String>,
+    Known(id): Known,
     Query(parameters): Query<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let (id, format) = (jobs::known(&id)?, wanted(&headers));
+    let format = wanted(&headers);
     let name = id.to_string();
     let file = app.ask(move |jobs| jobs.image(&id)?.map(|_| jobs.picture(&id)).transpose()).await?;
     let file = converted(file.ok_or_else(jobs::missing)?, format).await?;
@@ -40,45 +46,50 @@ pub(super) async fn show(
     Ok((headers, file).into_response())
 }
 
-/// `GET /api/v1/images/{id}/thumbnail`.
-pub(super) async fn thumbnail(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let id = jobs::known(&id)?;
+/// A small picture.
+#[utoipa::path(get, path = "/api/v1/images/{id}/thumbnail", tag = "pictures", params(("id" = String, Path, description = "32 hexadecimal digits")),
+    responses((status = 200, description = "A small PNG", body = Vec<u8>, content_type = "image/png"), Problems))]
+pub(super) async fn thumbnail(State(app): State<App>, Known(id): Known) -> Result<Response, Problem> {
     let file = app.ask(move |jobs| jobs.image(&id)?.map(|_| jobs.thumbnail(&id)).transpose()).await?;
     let headers = [(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, FOR_EVER)];
     Ok((headers, file.ok_or_else(jobs::missing)?).into_response())
 }
 
 /// What may be changed of a picture.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
     starred: bool,
 }
 
-/// `PATCH /api/v1/images/{id}`.
+/// Marks a picture, or takes the mark off.
+#[utoipa::path(patch, path = "/api/v1/images/{id}", tag = "pictures", params(("id" = String, Path, description = "32 hexadecimal digits")),
+    request_body = Change, responses((status = 200, description = "The picture, changed", body = ImageView), Problems))]
 pub(super) async fn change(
     State(app): State<App>,
-    Path(id): Path<String>,
+    Known(id): Known,
     change: Result<Json<Change>, axum::extract::rejection::JsonRejection>,
-) -> Result<Json<Value>, Problem> {
-    let id = jobs::known(&id)?;
+) -> Result<Json<ImageView>, Problem> {
     let Json(change) = change.map_err(|refused| Problem::new(refused.status(), "bad_body", refused.body_text()))?;
     let image = app.ask(move |jobs| if jobs.star(&id, change.starred)? { jobs.image(&id) } else { Ok(None) }).await?;
     image.map(|image| Json(view::image(&image))).ok_or_else(jobs::missing)
 }
 
-/// `DELETE /api/v1/images/{id}`: hides it; the file goes a day later.
-pub(super) async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    set_deleted(&app, &id, true).await
+/// Deletes a picture; this can be undone for a day.
+#[utoipa::path(delete, path = "/api/v1/images/{id}", tag = "pictures", params(("id" = String, Path, description = "32 hexadecimal digits")),
+    responses((status = 204, description = "It is hidden, and its file goes a day later"), Problems))]
+pub(super) async fn delete(State(app): State<App>, Known(id): Known) -> Result<StatusCode, Problem> {
+    set_deleted(&app, id, true).await
 }
 
-/// `POST /api/v1/images/{id}/restore`: undoes that.
-pub(super) async fn restore(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    set_deleted(&app, &id, false).await
+/// Brings a deleted picture back.
+#[utoipa::path(post, path = "/api/v1/images/{id}/restore", tag = "pictures", params(("id" = String, Path, description = "32 hexadecimal digits")),
+    responses((status = 204, description = "It is there again"), Problems))]
+pub(super) async fn restore(State(app): State<App>, Known(id): Known) -> Result<StatusCode, Problem> {
+    set_deleted(&app, id, false).await
 }
 
-async fn set_deleted(app: &App, id: &str, deleted: bool) -> Result<StatusCode, Problem> {
-    let id = jobs::known(id)?;
+async fn set_deleted(app: &App, id: Id, deleted: bool) -> Result<StatusCode, Problem> {
     let found = app.ask(move |jobs| jobs.delete(&id, deleted)).await?;
     if found { Ok(StatusCode::NO_CONTENT) } else { Err(jobs::missing()) }
 }

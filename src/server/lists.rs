@@ -1,13 +1,16 @@
 //! What there is to choose from.
 
 use super::App;
+use super::openapi::Problems;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-/// `GET /api/v1/models`.
+/// The models that can be drawn with.
+#[utoipa::path(get, path = "/api/v1/models", tag = "choices",
+    responses((status = 200, description = "All of them, and the default", body = Object), Problems))]
 pub(super) async fn models(State(app): State<App>) -> Json<Value> {
     let facts = app.facts();
     let defaults =
@@ -17,12 +20,16 @@ pub(super) async fn models(State(app): State<App>) -> Json<Value> {
     }] }))
 }
 
-/// `GET /api/v1/samplers`.
+/// The samplers.
+#[utoipa::path(get, path = "/api/v1/samplers", tag = "choices",
+    responses((status = 200, description = "All of them, and the default", body = Object), Problems))]
 pub(super) async fn samplers() -> Json<Value> {
     Json(json!({ "samplers": Sampler::names(), "default": Sampler::default().to_string() }))
 }
 
-/// `GET /api/v1/schedules`.
+/// The sigma ladders.
+#[utoipa::path(get, path = "/api/v1/schedules", tag = "choices",
+    responses((status = 200, description = "All of them, and the default", body = Object), Problems))]
 pub(super) async fn schedules() -> Json<Value> {
     Json(json!({ "schedules": Spacing::names(), "default": Spacing::default().name() }))
 }

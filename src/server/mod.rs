@@ -1,5 +1,6 @@
 //! HTTP: the page, the JSON API, two probes. Handlers extract, submit and wrap; the worker draws.
 
+mod access;
 mod api;
 mod body;
 mod events;
@@ -8,6 +9,8 @@ mod images;
 mod jobs;
 mod listen;
 mod lists;
+mod metrics;
+mod openapi;
 mod page;
 mod pictures;
 mod problem;
@@ -23,8 +26,9 @@ use crate::request::{Facts, GenerateRequest, Plan};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json, Router, middleware};
+use metrics::Metrics;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +46,7 @@ struct Inner {
     artist: Arc<dyn Draw>,
     jobs: Jobs,
     worker: Worker,
+    metrics: Metrics,
     stopping: CancellationToken,
 }
 
@@ -50,7 +55,17 @@ impl App {
     pub fn start(config: ServerConfig, folder: &Path, artist: Arc<dyn Draw>) -> Result<Self> {
         let (facts, jobs) = (artist.facts(), Jobs::open(folder, config.limits())?);
         let worker = Worker::start(jobs.clone(), artist.clone())?;
-        Ok(Self { inner: Arc::new(Inner { config, facts, artist, jobs, worker, stopping: CancellationToken::new() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                facts,
+                artist,
+                jobs,
+                worker,
+                metrics: Metrics::new(),
+                stopping: CancellationToken::new(),
+            }),
+        })
     }
 
     /// The jobs.
@@ -175,23 +190,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 /// All routes, with the guards before them: tests call it without a socket.
 pub fn router(app: App) -> Router {
-    Router::new()
-        .route("/api/v1/generate", post(api::generate))
-        .route("/api/v1/jobs", get(jobs::list).post(jobs::submit))
-        .route("/api/v1/jobs/{id}", get(jobs::show).delete(jobs::cancel))
-        .route("/api/v1/jobs/{id}/events", get(events::stream))
-        .route("/api/v1/images/{id}", get(images::show).patch(images::change).delete(images::delete))
-        .route("/api/v1/images/{id}/thumbnail", get(images::thumbnail))
-        .route("/api/v1/images/{id}/restore", post(images::restore))
-        .route("/api/v1/tokens", post(pictures::tokens))
-        .route("/api/v1/inspect", post(pictures::inspect))
-        .route("/api/v1/replay", post(pictures::replay))
-        .route("/api/v1/models", get(lists::models))
-        .route("/api/v1/samplers", get(lists::samplers))
-        .route("/api/v1/schedules", get(lists::schedules))
-        .route("/livez", get(async || "alive\n"))
-        .route("/readyz", get(ready))
+    let (programs, document) = openapi::routes().split_for_parts();
+    programs
+        .merge(openapi::described(document))
         .merge(page::routes())
+        .route("/login", get(access::ask).post(access::enter))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address."))
         .method_not_allowed_fallback(async || {
             Problem::new(
@@ -201,11 +204,22 @@ pub fn router(app: App) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(app.config().max_body()))
+        .layer(middleware::from_fn_with_state(app.clone(), access::check))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
 }
 
+/// Whether the process lives.
+#[utoipa::path(get, path = "/livez", tag = "server",
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain")))]
+async fn alive() -> &'static str {
+    "alive\n"
+}
+
 /// Whether a request would be drawn now, and if not, why not.
+#[utoipa::path(get, path = "/readyz", tag = "server",
+    responses((status = 200, description = "It would", body = Object), openapi::Problems))]
 async fn ready(State(app): State<App>) -> Result<Response, Problem> {
     if app.stopping().is_cancelled() {
         return Err(Error::ShuttingDown.into());

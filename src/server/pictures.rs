@@ -1,5 +1,6 @@
 //! What a picture file says of itself: read (`inspect`), and drawn again (`replay`).
 
+use super::openapi::Problems;
 use super::{App, Problem, blocking, body, view};
 use crate::image::read_png_text;
 use crate::jobs::Image;
@@ -21,7 +22,9 @@ struct Found {
     ignored: Vec<String>,
 }
 
-/// `POST /api/v1/inspect`: the settings in a PNG file, ours or AUTOMATIC1111's.
+/// Reads the settings in a PNG file, ours or AUTOMATIC1111's.
+#[utoipa::path(post, path = "/api/v1/inspect", tag = "pictures", request_body(content = Vec<u8>, content_type = "image/png"),
+    responses((status = 200, description = "source, request, receipt and what was ignored", body = Object), Problems))]
 pub(super) async fn inspect(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
     let file = body::png(&app, request).await?;
     let found = blocking(move || Ok(read(&file))).await?.ok_or_else(nothing_in_it)?;
@@ -47,8 +50,10 @@ fn nothing_in_it() -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_parameters", detail)
 }
 
-/// `POST /api/v1/replay`: draws a picture of ours again and says whether the file is the same, byte for byte, or in what
+/// Draws a picture of ours again and says whether the file is the same, byte for byte, or in what
 /// it differs.
+#[utoipa::path(post, path = "/api/v1/replay", tag = "pictures", request_body(content = Vec<u8>, content_type = "image/png"),
+    responses((status = 200, description = "identical, differences and the image", body = Object), Problems))]
 pub(super) async fn replay(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
     let file = body::png(&app, request).await?;
     let sent = file.clone();
@@ -86,7 +91,9 @@ fn differences(before: &Receipt, old: &[u8], image: &Image, new: &[u8]) -> Vec<S
     told
 }
 
-/// `POST /api/v1/tokens`: how much of a prompt the model reads.
+/// Says how much of a prompt the model reads.
+#[utoipa::path(post, path = "/api/v1/tokens", tag = "choices", request_body = GenerateRequest,
+    responses((status = 200, description = "count, limit and cut", body = Object), Problems))]
 pub(super) async fn tokens(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
     let request = GenerateRequest::from_json(&body::json(&app, request).await?)?;
     let prompt = request.text("prompt").to_owned();

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use utoipa::ToSchema;
 
 /// What went wrong with a request, to be answered as a problem document.
 #[derive(Debug, Clone)]
@@ -26,19 +27,29 @@ pub struct Problem {
     pub request: u64,
 }
 
-/// The document's fields.
-#[derive(Serialize)]
-struct Document<'a> {
+/// A problem document (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Document<'a> {
+    /// A stable name for programs.
     r#type: String,
+    /// The status in words.
     title: &'a str,
+    /// The HTTP status.
     status: u16,
+    /// What is wrong with this request.
     detail: &'a str,
+    /// Every wrong field.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// Of wrong syntax, from 1.
     line: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// Of wrong syntax, from 1.
     column: Option<u32>,
+    /// The number under which the server's log has more.
     request_id: String,
 }
 

@@ -137,7 +137,9 @@ async fn a_picture_is_extended_over_json_and_by_the_form() {
     assert_eq!((&drawn["extend"], &drawn["mask_feather"]), (&json!([0, 0, 9, 0]), &json!(3)));
 
     let fields = [("prompt", "red"), ("steps", "1"), ("only_masked", "on"), ("extend", "0,0,9,0")];
-    let page = text(ask(form(&fields, Some(("image", &picture)))).await).await;
+    let routes = routes();
+    let accepted = routes.clone().oneshot(form(&fields, Some(("image", &picture)))).await.unwrap();
+    let page = crate::pages::refreshed(&routes, &crate::pages::location(&accepted)).await;
     assert!(page.contains("width=\"49\" height=\"24\""), "{page}");
     let (status, problem) = api(r#"{"prompt":"x","mask_feather":65,"only_masked":1}"#).await;
     let (switch, feather) = (&problem["errors"][0], &problem["errors"][1]);
@@ -478,5 +480,129 @@ async fn tokens_are_counted() {
     assert_eq!((status, &told["cut"]), (StatusCode::OK, &Value::Null), "{told}");
     let long = json!({ "prompt": "apple ".repeat(200) }).to_string();
     let (_, told) = of(&routes(), with("POST", "/api/v1/tokens", &long)).await;
-    assert!(told["count"].as_u64() > told["limit"].as_u64() && told["cut"].as_str().unwrap().starts_with("apple"));
+    assert!(told["count"].as_u64() > told["limit"].as_u64() && told["cut"].as_str().unwrap().contains("apple"));
+}
+
+#[tokio::test]
+async fn without_the_token_nobody_gets_far() {
+    let routes = router(app(&["--token", "correct horse"]));
+    let status = async |request: Request<Body>| routes.clone().oneshot(request).await.unwrap().status().as_u16();
+    for open in ["/livez", "/readyz", "/login", "/static/app.css"] {
+        assert_eq!(status(get(open)).await, 200, "{open}");
+    }
+    for closed in ["/", "/history", "/metrics", "/api/v1/jobs", "/api/v1/models", "/nothing", "/livez/"] {
+        assert_eq!(status(get(closed)).await, 401, "{closed}");
+    }
+    let refused = routes.clone().oneshot(with("POST", "/api/v1/generate", "{}")).await.unwrap();
+    assert_eq!(refused.headers()["www-authenticate"], "Bearer realm=\"limner\"");
+    assert_eq!(refused.headers()["content-type"], "application/problem+json");
+    let bearer = |token: &str| {
+        let request = Request::get("/api/v1/jobs").header("host", "localhost");
+        request.header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap()
+    };
+    assert_eq!((status(bearer("correct horse")).await, status(bearer("correct")).await), (200, 401));
+    // A browser is led to the login page, and with the right token back.
+    let page = Request::get("/history?q=a").header("host", "localhost").header("accept", "text/html,*/*");
+    let led = routes.clone().oneshot(page.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(
+        (led.status().as_u16(), &led.headers()["location"]),
+        (303, &"/login?to=%2Fhistory%3Fq%3Da".parse().unwrap())
+    );
+    let enter = async |token: &str| {
+        let body = format!("to=%2Fhistory%3Fq%3Da&token={token}");
+        routes.clone().oneshot(post("/login", "application/x-www-form-urlencoded", body)).await.unwrap()
+    };
+    assert_eq!(enter("wrong").await.status().as_u16(), 401);
+    let entered = enter("correct+horse").await;
+    let cookie = entered.headers()["set-cookie"].to_str().unwrap().to_owned();
+    assert!(cookie.contains("HttpOnly; SameSite=Strict") && !cookie.contains("horse"), "{cookie}");
+    assert_eq!(entered.headers()["location"], "/history?q=a");
+    let again =
+        Request::get("/history").header("host", "localhost").header("cookie", cookie.split(';').next().unwrap());
+    assert_eq!(status(again.body(Body::empty()).unwrap()).await, 200);
+}
+
+#[test]
+fn a_network_is_not_let_in_by_accident() {
+    let check = |arguments: &[&str]| Settings::parse_from([&["limner"], arguments].concat()).config.check();
+    let refused = check(&["--listen", "0.0.0.0:7860"]).unwrap_err().to_string();
+    assert!(refused.contains("--token") && refused.contains("--no-token"), "{refused}");
+    assert!(check(&["--listen", "0.0.0.0:7860", "--token", "x"]).is_ok());
+    assert!(check(&["--listen", "[::]:7860", "--no-token"]).is_ok() && check(&["--listen", "[::1]:7860"]).is_ok());
+    assert!(Settings::try_parse_from(["limner", "--token", ""]).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_what_happens() {
+    let routes = routes();
+    finished(&routes, r#"{"prompt":"red apple","steps":1}"#).await;
+    of(&routes, get("/nothing")).await;
+    let told = text(routes.clone().oneshot(get("/metrics")).await.unwrap()).await;
+    let value = |line: &str| {
+        let found = told.lines().find_map(|l| l.strip_prefix(line)).unwrap_or_else(|| panic!("{line} in {told}"));
+        found.trim().parse::<f64>().unwrap()
+    };
+    assert_eq!(value("limner_jobs{state=\"done\"}"), 1.0);
+    assert_eq!(value("limner_pictures "), 1.0);
+    assert_eq!(value("limner_http_requests_total{route=\"/api/v1/jobs\",method=\"POST\",status=\"202\"}"), 1.0);
+    assert_eq!(value("limner_http_requests_total{route=\"other\",method=\"GET\",status=\"404\"}"), 1.0);
+    assert!(value("limner_step_seconds ") > 0.0 && value("process_start_time_seconds ") > 1e9);
+    // Every line is a comment, or a name with labels and a number.
+    for line in told.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.rsplit_once(' ').is_some_and(|(_, number)| number.parse::<f64>().is_ok()), "{line}");
+    }
+}
+
+/// The values of all `$ref` in a document.
+fn references(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            found.extend(fields.get("$ref").and_then(Value::as_str).map(str::to_owned));
+            fields.values().for_each(|value| references(value, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_api_is_described_as_it_is() {
+    let routes = routes();
+    let (status, document) = of(&routes, get("/openapi.json")).await;
+    assert_eq!((status, &document["openapi"].as_str().unwrap()[..3]), (StatusCode::OK, "3.1"));
+    let mut operations = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{method} {path} says nothing");
+            let address = path.replace("{id}", &"0".repeat(32));
+            let (status, answer) = of(&routes, with(&method.to_uppercase(), &address, "")).await;
+            assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert_ne!(answer["detail"], "There is nothing at this address.", "{method} {path}");
+            operations.push(format!("{method} {path}"));
+        }
+    }
+    for known in [
+        "post /api/v1/jobs",
+        "delete /api/v1/jobs/{id}",
+        "patch /api/v1/images/{id}",
+        "post /api/v1/replay",
+        "get /metrics",
+    ] {
+        assert!(operations.iter().any(|operation| operation == known), "{known} is not in {operations:?}");
+    }
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    for reference in &found {
+        let schema = document.pointer(reference.trim_start_matches('#'));
+        assert!(schema.is_some(), "{reference} leads nowhere");
+    }
+    let fields = document["components"]["schemas"]["GenerateRequest"]["properties"].as_object().unwrap();
+    for field in limner::request::FIELDS {
+        assert!(fields[field]["description"].as_str().is_some_and(|text| text.len() > 5), "{field}");
+    }
+    let page = text(ask(get("/docs")).await).await;
+    for operation in &operations {
+        let (method, path) = operation.split_once(' ').unwrap();
+        assert!(page.contains(&format!("{}</span> <code>{path}</code>", method.to_uppercase())), "{operation}");
+    }
 }

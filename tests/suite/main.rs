@@ -1,5 +1,6 @@
 //! Black-box tests, in one binary: linking is slow.
 
+mod bad_input;
 mod browser;
 mod bundled;
 mod checkpoint;

@@ -17,7 +17,7 @@ async fn page(routes: &Router, address: &str) -> String {
 }
 
 /// Where an answer leads, without the part after "#".
-fn location(response: &Response<Body>) -> String {
+pub(crate) fn location(response: &Response<Body>) -> String {
     assert_eq!(response.status(), StatusCode::SEE_OTHER);
     response.headers()["location"].to_str().unwrap().split('#').next().unwrap().to_owned()
 }
@@ -29,7 +29,7 @@ fn between<'a>(page: &'a str, before: &str, after: &str) -> &'a str {
 }
 
 /// Loads a job's page again and again, as its `refresh` says, until the job is over.
-async fn refreshed(routes: &Router, address: &str) -> String {
+pub(crate) async fn refreshed(routes: &Router, address: &str) -> String {
     loop {
         let page = page(routes, address).await;
         if !page.contains("http-equiv=\"refresh\"") {

@@ -1,7 +1,7 @@
 //! Repainting a part of a picture, on a model with random weights: whatever the settings, what is black in the mask is the
 //! input's, bit for bit.
 
-use crate::pipeline::{draw, photograph, png, request};
+use crate::pipeline::{PIPELINE, draw, photograph, png, request};
 use limner::image::{RgbImage, fit};
 use limner::pipeline::{Picture, Receipt};
 use limner::request::{GenerateRequest, Plan, from_parameters};

@@ -1,11 +1,31 @@
 //! What is looked up, marked and put away.
 
+use super::super::Counts;
 use super::{Id, Image, Job, Query, SELECT, SELECT_IMAGE, State, Store};
 use super::{fault, id, now, optional_id, read_image, read_job, with_images};
 use crate::Result;
 use rusqlite::{OptionalExtension, Row, params};
 
 impl Store {
+    /// How much there is of everything.
+    pub(in crate::jobs) fn counts(&self) -> Result<Counts> {
+        let connection = self.lock();
+        let mut jobs = State::ALL.map(|state| (state, 0));
+        let mut statement =
+            connection.prepare_cached("SELECT state, count(*) FROM jobs GROUP BY state").map_err(fault)?;
+        let found = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)));
+        for row in found.map_err(fault)? {
+            let (name, count) = row.map_err(fault)?;
+            jobs.iter_mut().filter(|(state, _)| state.name() == name).for_each(|(_, of)| *of = count as u64);
+        }
+        let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| n as u64).map_err(fault);
+        Ok(Counts {
+            jobs: jobs.into(),
+            pictures: number("SELECT count(*) FROM images WHERE deleted_at IS NULL")?,
+            upload_bytes: number("SELECT coalesce(sum(bytes), 0) FROM jobs WHERE state IN ('queued', 'running')")?,
+        })
+    }
+
     /// One job.
     pub(in crate::jobs) fn get(&self, job: &Id) -> Result<Option<Job>> {
         let connection = self.lock();

@@ -1,6 +1,6 @@
 //! `/history`: everything that was drawn here, newest first.
 
-use super::super::{App, jobs};
+use super::super::App;
 use super::{Chrome, render, trouble};
 use crate::jobs::{Id, Job, Query, State as JobState};
 use askama::Template;
@@ -69,7 +69,7 @@ pub(super) async fn show(
             starred,
             cards: found.iter().flat_map(|job| cards(job, starred)).collect(),
             next,
-            back: back(text, starred, parameters.get("cursor").filter(|cursor| jobs::known(cursor).is_ok())),
+            back: back(text, starred, parameters.get("cursor").filter(|cursor| Id::parse(cursor).is_some())),
             deleted: id("deleted"),
             searched: !text.is_empty() || starred || parameters.contains_key("cursor"),
         },

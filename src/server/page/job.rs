@@ -1,13 +1,13 @@
 //! What a page shows of a job: where it stands, or what came of it.
 
 use super::super::api::seed_of;
-use super::super::{App, jobs};
+use super::super::jobs::Known;
+use super::super::{App, Problem, jobs};
 use super::words::{about, ordinal, slug};
 use super::{commands, redirect, trouble};
-use crate::Result;
 use crate::jobs::{Failure, Id, Image, Job, Jobs, State};
 use crate::pipeline::Receipt;
-use axum::extract::{Path, State as From};
+use axum::extract::State as From;
 use axum::response::Response;
 use serde_json::Value;
 
@@ -48,7 +48,7 @@ pub(super) struct Shown {
 
 impl Panel {
     /// Looks a job up. `origin` is where this server is reached; `deleted` a picture that can be brought back.
-    pub(super) fn new(jobs: &Jobs, job: Job, origin: &str, deleted: Option<Id>) -> Result<Self> {
+    pub(super) fn new(jobs: &Jobs, job: Job, origin: &str, deleted: Option<Id>) -> crate::Result<Self> {
         let step = if job.state == State::Running { jobs.last_step(&job.id) } else { None };
         let number = |field| job.request.text(field).parse::<usize>().unwrap_or(1);
         let (done, steps) = step.as_ref().map_or((0, number("steps") * number("count")), |s| (s.step, s.steps));
@@ -122,8 +122,8 @@ pub(super) fn settings(receipt: &Value) -> Vec<(String, String)> {
 }
 
 /// `POST /jobs/{id}/cancel`. What is over already stays as it is.
-pub(super) async fn cancel(From(app): From<App>, Path(id): Path<String>) -> Response {
-    let Ok(id) = jobs::known(&id) else { return trouble(&app, &jobs::missing()) };
+pub(super) async fn cancel(From(app): From<App>, id: Result<Known, Problem>) -> Response {
+    let Ok(Known(id)) = id else { return trouble(&app, &jobs::missing()) };
     let wanted = id.clone();
     match app.ask(move |jobs| jobs.cancel(&wanted)).await {
         Ok(_) => redirect(&format!("/jobs/{id}#result")),

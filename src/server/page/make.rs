@@ -1,6 +1,7 @@
 //! `/` and `/jobs/{id}`: asking for pictures, and seeing them appear.
 
 use super::super::body::{self, Extras};
+use super::super::jobs::Known;
 use super::super::{App, Problem, jobs};
 use super::form::Make;
 use super::job::Panel;
@@ -9,7 +10,7 @@ use crate::jobs::{Id, Job, Uploads};
 use crate::pipeline::Receipt;
 use crate::request::GenerateRequest;
 use crate::{Error, Result};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use std::collections::HashMap;
@@ -61,12 +62,12 @@ async fn settings_of(app: &App, id: Id, vary: bool) -> Result<Option<Filled>> {
 /// The page of one job: its settings in the form, and where it stands.
 pub(super) async fn of_job(
     State(app): State<App>,
-    Path(id): Path<String>,
+    id: Result<Known, Problem>,
     Query(query): Query<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Response {
     let deleted = query.get("deleted").and_then(|id| Id::parse(id));
-    let Ok(id) = jobs::known(&id) else { return trouble(&app, &jobs::missing()) };
+    let Ok(Known(id)) = id else { return trouble(&app, &jobs::missing()) };
     let origin = origin(&headers);
     let look = move |jobs: &crate::jobs::Jobs| {
         let Some(job) = jobs.get(&id)? else { return Ok(None) };

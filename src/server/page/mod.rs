@@ -2,6 +2,7 @@
 
 mod commands;
 mod compare;
+mod docs;
 mod form;
 mod grid;
 mod history;
@@ -9,6 +10,8 @@ mod job;
 mod make;
 mod picture;
 mod words;
+
+pub(super) use docs::docs;
 
 use super::{App, Problem};
 use crate::request::Facts;
@@ -76,6 +79,26 @@ struct Message<'a> {
     detail: &'a str,
 }
 
+/// What the login page needs to know.
+pub(super) struct Login<'a> {
+    /// Where to go then.
+    pub(super) to: &'a str,
+    /// Whether a wrong token was sent.
+    pub(super) wrong: bool,
+}
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage<'a> {
+    chrome: Chrome<'a>,
+    login: Login<'a>,
+}
+
+/// The page that asks for the token.
+pub(super) fn render_login(app: &App, status: StatusCode, login: Login<'_>) -> Response {
+    render(status, &LoginPage { chrome: Chrome { here: "", facts: app.facts() }, login })
+}
+
 /// A problem as a page.
 fn trouble(app: &App, problem: &Problem) -> Response {
     let title = if problem.status == StatusCode::NOT_FOUND { "There is nothing here" } else { "That did not work" };
@@ -85,7 +108,7 @@ fn trouble(app: &App, problem: &Problem) -> Response {
 }
 
 /// Goes on at another of our addresses, with GET.
-fn redirect(to: &str) -> Response {
+pub(super) fn redirect(to: &str) -> Response {
     match HeaderValue::from_str(to) {
         Ok(location) => (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response(),
         Err(_) => Problem::new(StatusCode::BAD_REQUEST, "bad_address", "That is no address of ours.").into_response(),

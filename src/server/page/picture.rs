@@ -2,6 +2,8 @@
 
 use super::super::{App, jobs};
 use super::{redirect, trouble};
+use crate::jobs::Id;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use std::collections::HashMap;
@@ -9,13 +11,11 @@ use std::collections::HashMap;
 /// `POST /pictures/{id}/{change}?back=ADDRESS`: star, unstar, delete or restore.
 pub(super) async fn change(
     State(app): State<App>,
-    Path((id, change)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     Query(parameters): Query<HashMap<String, String>>,
 ) -> Response {
-    let id = match jobs::known(&id) {
-        Ok(id) => id,
-        Err(problem) => return trouble(&app, &problem),
-    };
+    let path = path.ok().and_then(|Path((id, change))| Some((Id::parse(&id)?, change)));
+    let Some((id, change)) = path else { return trouble(&app, &jobs::missing()) };
     let picture = id.clone();
     let changed = match change.as_str() {
         "star" => app.ask(move |jobs| jobs.star(&picture, true)).await,

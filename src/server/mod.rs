@@ -104,11 +104,7 @@ impl App {
     /// Checks a request and stores it as a job.
     async fn submit(&self, request: GenerateRequest, key: Option<String>) -> Result<Id> {
         let inner = self.inner.clone();
-        blocking(move || {
-            let plan = Plan::new(&request, &inner.facts)?;
-            inner.jobs.submit(&request, &plan, key.as_deref())
-        })
-        .await
+        blocking(move || inner.accept(&request, key.as_deref())).await
     }
 
     /// One look at the jobs, where it may block.
@@ -119,9 +115,14 @@ impl App {
 
     /// The straight way from a request to files. Dropping the future cancels the job.
     async fn draw(&self, request: GenerateRequest) -> Result<(Job, Vec<Vec<u8>>)> {
-        let id = self.submit(request, None).await?;
-        let guard = CancelOnDrop { jobs: self.jobs().clone(), id: Some(id.clone()) };
-        let job = self.ended(&id).await?;
+        let inner = self.inner.clone();
+        // Made where the job is: when the client goes while it is being accepted, the guard is dropped with the answer.
+        let guard = blocking(move || {
+            let id = inner.accept(&request, None)?;
+            Ok(CancelOnDrop { jobs: inner.jobs.clone(), id, armed: true })
+        });
+        let guard = guard.await?;
+        let job = self.ended(&guard.id).await?;
         guard.disarm();
         match job {
             Job { state: JobState::Done, .. } => {
@@ -159,21 +160,33 @@ impl App {
     }
 }
 
+impl Inner {
+    /// Checks a request and stores it as a job. May block.
+    fn accept(&self, request: &GenerateRequest, key: Option<&str>) -> Result<Id> {
+        let plan = Plan::new(request, &self.facts)?;
+        self.jobs.submit(request, &plan, key)
+    }
+}
+
 /// A client that goes away takes the job that it waited for with it.
 struct CancelOnDrop {
     jobs: Jobs,
-    id: Option<Id>,
+    id: Id,
+    armed: bool,
 }
 
 impl CancelOnDrop {
     fn disarm(mut self) {
-        self.id = None;
+        self.armed = false;
     }
 }
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        let (jobs, Some(id)) = (self.jobs.clone(), self.id.take()) else { return };
+        if !self.armed {
+            return;
+        }
+        let (jobs, id) = (self.jobs.clone(), self.id.clone());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = jobs.cancel(&id) {
                 tracing::warn!(job = %id, %error, "a job that nobody waits for could not be cancelled");

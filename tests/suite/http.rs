@@ -403,6 +403,19 @@ async fn a_client_that_hangs_up_frees_the_worker() {
     tokio::time::timeout(Duration::from_secs(20), until(&app, |status| !status.running)).await.unwrap();
 }
 
+/// The client may go at any moment, also while its job is being accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_at_once_leaves_no_job_behind() {
+    let app = app(&[]);
+    let routes = router(app.clone());
+    for round in 0..30 {
+        let asked = routes.clone().oneshot(with("POST", "/api/v1/generate", LONG));
+        let _ = tokio::time::timeout(Duration::from_micros(150 * round), asked).await;
+    }
+    let idle = until(&app, |status| !status.running && status.waiting == 0);
+    tokio::time::timeout(Duration::from_secs(60), idle).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_answers_429_and_an_end_comes_in_time() {
     let app = app(&["--queue", "1", "--drain-seconds", "0"]);

@@ -1,8 +1,10 @@
 //! A model folder with random weights, a few hundred kilobytes, made once per test run: it draws coloured noise, but by
-//! the same road as a real one. 32 x 32 pixels, 16 tokens, latents of 4 x 4.
+//! the same road as a real one. 32 x 32 pixels, 16 tokens, latents of 4 x 4. The weights are the same in every run, so
+//! that a test which compares two pictures cannot pass today and fail tomorrow.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
+use limner::diffusion::noise::Philox;
 use limner::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use limner::model::clip::{ClipTextConfig, ClipTextModel};
 use limner::model::unet::{DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
@@ -110,10 +112,31 @@ fn write_networks(model: &Path) {
     });
 }
 
-/// Building a network on an empty map of variables fills the map with random ones, under the names it asks for.
+/// Building a network on an empty map of variables fills the map, under the names it asks for; candle's random numbers
+/// cannot be seeded, so ours take their place.
 fn write_network(folder: &Path, file: &str, config: &Value, build: impl Fn(&VarBuilder<'static>)) {
     write_json(&folder.join("config.json"), config);
     let variables = VarMap::new();
     build(&VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu));
+    for (name, variable) in variables.data().lock().unwrap().iter() {
+        variable.set(&weights(name, variable.dims())).unwrap();
+    }
     variables.save(folder.join(format!("{file}.safetensors"))).unwrap();
+}
+
+/// Random numbers that depend on a variable's name alone, so large that every input of the network shows in its output.
+fn weights(name: &str, shape: &[usize]) -> Tensor {
+    let seed = name.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+    let normal = Philox::new(seed).normals(0, shape.iter().product());
+    let (mean, deviation) = match shape {
+        // A bias, or the scale of a normalisation.
+        [_] if name.ends_with("weight") => (1.0, 0.1),
+        [_] => (0.0, 0.1),
+        // A table of embeddings is looked up, not summed over.
+        _ if name.contains("embedding") && !name.contains("linear") => (0.0, 1.0),
+        [_, inputs @ ..] => (0.0, 1.2 / (inputs.iter().product::<usize>() as f32).sqrt()),
+        [] => (1.0, 0.0),
+    };
+    let values = normal.into_iter().map(|value| mean + deviation * value).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }

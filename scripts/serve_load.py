@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""Measure the server while it draws without a pause: how long /livez and an acceptance take, and how memory grows.
+"""Measure the server while it draws without a pause: how long /livez and an acceptance take, whether every
+listener hears everything, and how memory grows.
 
-    scripts/serve_load.py --binary target/release/limner --model DIR [--seconds 30] [--small-jobs 1000]
+    scripts/serve_load.py --binary target/release/limner --model DIR [--seconds 30] [--listeners 500] [--small-jobs 1000]
 
 Latency: one long job is always drawn; every 20 ms /livez is asked on a new connection, every 200 ms a job is submitted
-(and cancelled outside the measured time). Memory: VmRSS after 200 jobs of one step, and after `--small-jobs` more.
+(and cancelled outside the measured time). Listeners: as many connections follow one job of 50 steps, which waits behind
+another until all are there; each must hear every step, and the end. Memory: VmRSS after 200 jobs of one step, and after `--small-jobs` more.
 Prints figures and judges nothing. Standard library only.
 """
 import argparse
+import asyncio
 import json
 import pathlib
+import re
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 
 from crash_drill import Server
@@ -57,17 +62,49 @@ def latency(server, seconds):
     percentiles("acceptance", accept)
 
 
+async def listen(server, job, there):
+    """The numbers and names of the events of `job`, as they came over a connection of its own."""
+    address = urllib.parse.urlsplit(server.address)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=1 << 22)
+    writer.write(f"GET /api/v1/jobs/{job}/events HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n".encode())
+    text = await reader.readuntil(b"event: snapshot")
+    there()
+    text += await reader.read(-1)
+    writer.close()
+    # One event may come in several chunks: the sizes between them are taken out.
+    body = re.sub(rb"\r\n[0-9a-f]+\r\n", b"", text.split(b"\r\n\r\n", 1)[1])
+    return [(name.decode(), int(number)) for number, name in re.findall(rb"id: \w+-(\d+)\nevent: (\w+)\n", body)]
+
+
+async def everybody(server, count):
+    before, job = submit(server, 1000, 64), submit(server, 50)
+    arrived = 0
+
+    def there():
+        nonlocal arrived
+        arrived += 1
+        if arrived == count:
+            cancel(server, before)
+
+    heard = await asyncio.gather(*[listen(server, job, there) for _ in range(count)])
+    # Numbers count up over all jobs. The snapshot's depends on when one came; from there on everyone must hear the same.
+    all_of_it = max((events[1:] for events in heard), key=len)
+    whole = [events for events in heard if events[1:] == all_of_it]
+    steps = [name for name, _ in all_of_it].count("step")
+    print(f"listeners: {len(whole)} of {count} heard the same {len(all_of_it)} events: {steps} steps of 50, and {all_of_it[-1][0]}")
+
+
 def resident(server):
     status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0])
 
 
 def draw_small(server, jobs):
-    last = None
-    for _ in range(jobs):
-        last = submit(server, 1)
-    while json.loads(server.ask(f"/api/v1/jobs/{last}"))["state"] in ("queued", "running"):
-        time.sleep(0.05)
+    """In groups, so that what is measured is what stays behind, not how many wait."""
+    for begin in range(0, jobs, 50):
+        last = [submit(server, 1) for _ in range(min(50, jobs - begin))][-1]
+        while json.loads(server.ask(f"/api/v1/jobs/{last}"))["state"] in ("queued", "running"):
+            time.sleep(0.05)
 
 
 def memory(server, jobs):
@@ -82,6 +119,7 @@ def main():
     parser.add_argument("--binary", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--listeners", type=int, default=500)
     parser.add_argument("--small-jobs", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -89,6 +127,7 @@ def main():
         server.ready()
         latency(server, options.seconds)
         memory(server, options.small_jobs)
+        asyncio.run(everybody(server, options.listeners))
         server.kill()
 
 

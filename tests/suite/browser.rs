@@ -248,6 +248,54 @@ fn a_person_reloads_in_the_middle_and_stops() {
     assert_eq!(window.run("return document.querySelector('#status').textContent"), "stopped");
 }
 
+/// Draws a picture and drops it on the page, as from a file manager.
+const DROP_A_PICTURE: &str = "
+    const body = JSON.stringify({ prompt: 'blue heart', seed: '18446744073709551615', steps: 3, guidance: 2.5, sampler: 'euler' });
+    const headers = { 'Content-Type': 'application/json', Accept: 'image/png' };
+    return fetch('/api/v1/generate', { method: 'POST', headers, body }).then((answer) => answer.blob()).then((blob) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([blob], 'heart.png', { type: 'image/png' }));
+        const options = { dataTransfer, bubbles: true, cancelable: true };
+        document.querySelector('#prompt').dispatchEvent(new DragEvent('drop', options));
+    });";
+/// What the form holds.
+const SETTINGS: &str =
+    "return ['prompt', 'seed', 'steps', 'guidance', 'sampler'].map((name) => form.elements[name].value)";
+
+#[test]
+fn a_person_drops_a_picture_and_is_asked_before_its_settings_are_taken() {
+    let Some(((_driver, port), (_server, address))) = programs() else { return };
+    let window = Window::open(&port, 1280, 900);
+    window.post("/url", &json!({ "url": address }));
+    let dialog = "document.querySelector('#found').open";
+    let before = window.run(SETTINGS);
+
+    window.run(DROP_A_PICTURE);
+    window.wait_for(dialog);
+    let rows = window.run("return [...document.querySelectorAll('#found tbody tr')].map((row) => row.innerText)");
+    let rows: Vec<_> = rows.as_array().unwrap().iter().map(|row| row.as_str().unwrap().to_owned()).collect();
+    for expected in ["seed\t\u{2013}\t18446744073709551615", "steps\t20\t3", "sampler\tdpmpp_2m\teuler"] {
+        assert!(rows.iter().any(|row| row == expected), "{expected:?} in {rows:?}");
+    }
+    window.screenshot("dropped-1280.png");
+    assert_eq!(window.run(SETTINGS), before);
+    window.run("document.querySelector('#found button[value=\"\"]').click()");
+    window.wait_for(&format!("!{dialog}"));
+    assert_eq!(window.run(SETTINGS), before);
+
+    window.run(DROP_A_PICTURE);
+    window.wait_for(dialog);
+    window.run("document.querySelector('#found button[value=settings]').click()");
+    window.wait_for(&format!("!{dialog}"));
+    assert_eq!(window.run(SETTINGS), json!(["blue heart", "18446744073709551615", "3", "2.5", "euler"]));
+    assert_eq!(window.run("return document.querySelector('#image').files.length"), 0);
+
+    window.run(DROP_A_PICTURE);
+    window.wait_for(dialog);
+    window.run("document.querySelector('#found button[value=start]').click()");
+    window.wait_for("document.querySelector('#image').files.length === 1 && document.querySelector('#pictures').open");
+}
+
 #[test]
 fn a_person_without_scripts_gets_the_picture_too() {
     let Some(((_driver, port), (_server, address))) = programs() else { return };

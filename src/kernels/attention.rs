@@ -62,13 +62,14 @@ impl Attention {
     /// The queries `first..` of one sample: q and y hold just their rows, k and v the whole sample.
     fn forward_block(&self, s: Sizes, q: &[f32], k: &[f32], v: &[f32], first: usize, y: &mut [f32]) {
         let count = q.len() / s.channels;
-        let mut scores = vec![0.0; count * s.keys];
-        for h in 0..self.heads {
-            self.weights(s, s.part(q, count, h), s.part(k, s.keys, h), first, &mut scores);
-            let out = &mut y[h * s.head..];
-            let weights = Matrix::dense(&scores, count, s.keys);
-            product(out, s.channels, Onto::Nothing, 1.0, weights, s.part(v, s.keys, h));
-        }
+        threads::with_scratch(count * s.keys, |scores| {
+            for h in 0..self.heads {
+                self.weights(s, s.part(q, count, h), s.part(k, s.keys, h), first, scores);
+                let out = &mut y[h * s.head..];
+                let weights = Matrix::dense(scores, count, s.keys);
+                product(out, s.channels, Onto::Nothing, 1.0, weights, s.part(v, s.keys, h));
+            }
+        });
     }
 
     /// With P the weights: dV = P^T dY, dP = dY V^T, dS = P (dP - sum(dP P)), dQ = dS K, dK = dS^T Q.

@@ -126,9 +126,10 @@ impl Sizes {
         let weights = Matrix::dense(w, self.outputs, patch).transposed();
         threads::for_each(y.chunks_mut(chunk * self.outputs).enumerate().collect(), |(i, y)| {
             let count = y.len() / self.outputs;
-            let mut rows = vec![0.0; count * patch];
-            self.unfold(x, i * chunk, &mut rows);
-            product(y, self.outputs, Onto::Sum, 1.0, Matrix::dense(&rows, count, patch), weights);
+            threads::with_scratch(count * patch, |rows| {
+                self.unfold(x, i * chunk, rows);
+                product(y, self.outputs, Onto::Sum, 1.0, Matrix::dense(rows, count, patch), weights);
+            });
         });
         y
     }
@@ -138,15 +139,16 @@ impl Sizes {
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
         let (patch, chunk) = (self.patch(), self.gradient_chunk());
         let weights = Matrix::dense(w, self.outputs, patch);
-        let mut rows = vec![0.0; chunk * patch];
-        for (i, dy) in dy.chunks(chunk * self.outputs).enumerate() {
-            let count = dy.len() / self.outputs;
-            let (rows, dy) = (&mut rows[..count * patch], Matrix::dense(dy, count, self.outputs));
-            self.unfold(x, i * chunk, rows);
-            product(&mut dw, patch, Onto::Sum, 1.0, dy.transposed(), Matrix::dense(rows, count, patch));
-            product(rows, patch, Onto::Nothing, 1.0, dy, weights);
-            self.fold_add(rows, i * chunk, &mut dx);
-        }
+        threads::with_scratch(chunk * patch, |rows| {
+            for (i, dy) in dy.chunks(chunk * self.outputs).enumerate() {
+                let count = dy.len() / self.outputs;
+                let (rows, dy) = (&mut rows[..count * patch], Matrix::dense(dy, count, self.outputs));
+                self.unfold(x, i * chunk, rows);
+                product(&mut dw, patch, Onto::Sum, 1.0, dy.transposed(), Matrix::dense(rows, count, patch));
+                product(rows, patch, Onto::Nothing, 1.0, dy, weights);
+                self.fold_add(rows, i * chunk, &mut dx);
+            }
+        });
         (dx, dw, column_sums(dy, self.outputs))
     }
 }

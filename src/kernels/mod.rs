@@ -16,6 +16,7 @@ mod norm;
 mod reference;
 mod threads;
 
+pub(crate) use native::with_values;
 pub use threads::on_this_thread;
 
 use crate::Result;

@@ -1,7 +1,7 @@
 //! AdamW with clipping by the global norm, and an exponential moving average of the weights.
 
 use super::parameters::Parameters;
-use crate::{Error, Result};
+use crate::{Error, Result, kernels};
 use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -148,16 +148,20 @@ struct Update {
 
 impl Update {
     fn apply(&self, slot: &mut Slot, gradient: &[f32]) -> Result<()> {
-        let mut weights = slot.var.flatten_all()?.to_vec1::<f32>()?;
         let decay = if slot.var.rank() > 1 { 1.0 - self.decay } else { 1.0 };
-        let means = slot.first.iter_mut().zip(&mut slot.second);
-        for (((w, a), (m, v)), g) in weights.iter_mut().zip(&mut slot.average).zip(means).zip(gradient) {
-            let g = g * self.scale;
-            *m += (1.0 - self.beta1) * (g - *m);
-            *v += (1.0 - self.beta2) * (g * g - *v);
-            *w = *w * decay - self.rate * *m / ((*v * self.second_correction).sqrt() + self.eps);
-            *a += (1.0 - self.ema) * (*w - *a);
-        }
+        let Slot { var, first, second, average, .. } = slot;
+        let weights = kernels::with_values([var.as_tensor()], |[weights]| {
+            let state = weights.iter().zip(average).zip(first.iter_mut().zip(second));
+            let update = state.zip(gradient).map(|(((w, a), (m, v)), g)| {
+                let g = g * self.scale;
+                *m += (1.0 - self.beta1) * (g - *m);
+                *v += (1.0 - self.beta2) * (g * g - *v);
+                let w = *w * decay - self.rate * *m / ((*v * self.second_correction).sqrt() + self.eps);
+                *a += (1.0 - self.ema) * (w - *a);
+                w
+            });
+            update.collect::<Vec<f32>>()
+        })?;
         let shape = slot.var.shape().clone();
         slot.var.set(&Tensor::from_vec(weights, shape, slot.var.device())?)?;
         Ok(())

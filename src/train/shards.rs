@@ -5,7 +5,7 @@
 
 use super::task::{Figures, Task};
 use crate::{Result, kernels};
-use candle_core::Var;
+use candle_core::{Tensor, Var};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
@@ -28,40 +28,40 @@ pub(super) fn gradient<T: Task>(
     // On rayon's threads, which stay: the allocator gives a thread's memory back when it ends.
     let parts = samples.par_chunks(per_shard).enumerate();
     let parts = parts.map(|(i, samples)| shard(task, vb, variables, samples, stream + i as u64));
-    Ok(mean(parts.collect::<Result<_>>()?))
+    mean(&parts.collect::<Result<Vec<_>>>()?, variables)
 }
 
-fn shard<T: Task>(
-    task: &T,
-    vb: &VarBuilder<'_>,
-    variables: &[Var],
-    samples: &[usize],
-    stream: u64,
-) -> Result<Gradient> {
+/// What one shard gives; a variable that its loss does not depend on has no gradient.
+struct Part {
+    gradients: Vec<Option<Tensor>>,
+    figures: Figures,
+}
+
+fn shard<T: Task>(task: &T, vb: &VarBuilder<'_>, variables: &[Var], samples: &[usize], stream: u64) -> Result<Part> {
     kernels::on_this_thread(|| {
         let (loss, figures) = task.loss(vb, samples, stream)?;
         let mut gradients = loss.backward()?;
-        let take = |var: &Var| -> Result<Vec<f32>> {
-            match gradients.remove(var) {
-                Some(g) => Ok(g.flatten_all()?.to_vec1()?),
-                None => Ok(vec![0.0; var.elem_count()]),
-            }
-        };
-        Ok(Gradient { values: variables.iter().map(take).collect::<Result<_>>()?, figures })
+        let take = |var: &Var| Ok(gradients.remove(var).map(|g| g.contiguous()).transpose()?);
+        Ok(Part { gradients: variables.iter().map(take).collect::<Result<_>>()?, figures })
     })
 }
 
-fn mean(parts: Vec<Gradient>) -> Gradient {
+fn mean(parts: &[Part], variables: &[Var]) -> Result<Gradient> {
     let scale = 1.0 / parts.len() as f32;
-    let mut parts = parts.into_iter();
-    let mut total = parts.next().unwrap_or(Gradient { values: Vec::new(), figures: Figures::default() });
-    for part in parts {
-        total.values.par_iter_mut().zip(part.values).for_each(|(sum, g)| {
-            sum.iter_mut().zip(g).for_each(|(s, g)| *s += g);
-        });
-        total.figures.add(&part.figures);
+    let values = variables.par_iter().enumerate().map(|(i, var)| {
+        let mut gradients = parts.iter().filter_map(|part| part.gradients[i].as_ref());
+        let Some(first) = gradients.next() else { return Ok(vec![0.0; var.elem_count()]) };
+        let mut sum = first.flatten_all()?.to_vec1::<f32>()?;
+        for gradient in gradients {
+            kernels::with_values([gradient], |[values]| sum.iter_mut().zip(values).for_each(|(s, g)| *s += g))?;
+        }
+        sum.iter_mut().for_each(|v| *v *= scale);
+        Ok(sum)
+    });
+    let mut figures = Figures::default();
+    for (i, part) in parts.iter().enumerate() {
+        if i == 0 { figures = part.figures.clone() } else { figures.add(&part.figures) }
     }
-    total.values.par_iter_mut().for_each(|values| values.iter_mut().for_each(|v| *v *= scale));
-    total.figures.scale(f64::from(scale));
-    total
+    figures.scale(f64::from(scale));
+    Ok(Gradient { values: values.collect::<Result<_>>()?, figures })
 }

@@ -62,7 +62,11 @@ impl ServerConfig {
 
     /// How much may be open at once.
     pub fn limits(&self) -> Limits {
-        Limits { jobs: self.queue + 1, upload_bytes: u64::from(self.queue_mib) << 20 }
+        Limits {
+            jobs: self.queue + 1,
+            upload_bytes: u64::from(self.queue_mib) << 20,
+            batch: rayon::current_num_threads(),
+        }
     }
 
     /// The largest request body in bytes.

@@ -24,13 +24,17 @@ use events::Hub;
 use folder::{Folder, Kind};
 use sha2::{Digest, Sha256};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::{Claimed, Inserted, NewJob, Store};
 
 /// How long a deleted picture can be brought back.
 const UNDO_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The most pixels that are drawn side by side: one picture of Stable Diffusion, whose matrices are large enough for all
+/// cores and whose activations take gigabytes, or dozens of small ones.
+const BATCH_PIXELS: u64 = 512 * 512;
 
 /// How much may be open at once.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +43,8 @@ pub struct Limits {
     pub jobs: usize,
     /// Bytes of their uploads.
     pub upload_bytes: u64,
+    /// Jobs that are drawn at a time, where they are small enough: each on a core of its own.
+    pub batch: usize,
 }
 
 /// All jobs. Clones share them.
@@ -59,17 +65,16 @@ struct Shared {
 /// What is not worth storing.
 struct Desk {
     open: bool,
-    running: Option<Arc<Control>>,
+    running: Vec<Arc<Control>>,
+    /// From one step of any job to the next of any.
     seconds_per_step: f64,
-    /// Of the running job.
-    steps_left: u64,
     /// Counts what was submitted, so that the worker does not sleep over what came while it looked.
     submitted: u64,
 }
 
 /// What the worker finds.
 enum Taken {
-    Job(Box<Claimed>, Arc<Control>),
+    Jobs(Vec<(Claimed, Arc<Control>)>),
     Nothing { submitted: u64 },
     Closed,
 }
@@ -77,6 +82,7 @@ enum Taken {
 /// How a running job hears that it should stop.
 struct Control {
     job: Id,
+    steps_left: AtomicU64,
     cancelled: AtomicBool,
     /// It is to be drawn later and not given up.
     put_back: AtomicBool,
@@ -118,10 +124,17 @@ pub struct Counts {
 pub struct Status {
     /// Jobs that wait.
     pub waiting: usize,
-    /// Whether one is being drawn.
-    pub running: bool,
+    /// Jobs that are being drawn.
+    pub running: usize,
     /// Whether new jobs are taken.
     pub open: bool,
+}
+
+impl Desk {
+    /// Of each running job.
+    fn steps_left(&self) -> impl Iterator<Item = u64> {
+        self.running.iter().map(|control| control.steps_left.load(Ordering::Relaxed))
+    }
 }
 
 impl Jobs {
@@ -136,7 +149,7 @@ impl Jobs {
         let orphans = folder.sweep(Kind::Picture, &pictures)? + folder.sweep(Kind::Upload, &store.uploads()?)?;
         folder.sweep(Kind::Thumbnail, &pictures)?;
         tracing::info!(again, orphans, forgotten = forgotten.len(), "opened the data folder");
-        let desk = Mutex::new(Desk { open: true, running: None, seconds_per_step: 0.1, steps_left: 0, submitted: 0 });
+        let desk = Mutex::new(Desk { open: true, running: Vec::new(), seconds_per_step: 0.1, submitted: 0 });
         let shared = Shared { store, folder, hub: Hub::default(), limits, desk, changed: Condvar::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -213,8 +226,9 @@ impl Jobs {
             self.announce()?;
             return Ok(true);
         }
-        let running = self.desk().running.clone().filter(|control| control.job == *id);
-        if let Some(control) = &running {
+        let desk = self.desk();
+        let running = desk.running.iter().find(|control| control.job == *id);
+        if let Some(control) = running {
             control.cancelled.store(true, Ordering::Relaxed);
         }
         Ok(running.is_some())
@@ -265,19 +279,22 @@ impl Jobs {
     pub fn status(&self) -> Result<Status> {
         let waiting = self.shared.store.waiting()?.len();
         let desk = self.desk();
-        Ok(Status { waiting, running: desk.running.is_some(), open: desk.open })
+        Ok(Status { waiting, running: desk.running.len(), open: desk.open })
     }
 
-    /// The next job; blocks until there is one. None when the queue was closed.
+    /// The next jobs, at least one; blocks until there are some. None when the queue was closed.
     ///
-    /// Jobs are drawn one by one: sums inside a matrix product depend on its shape, so a batch would change the last bits
-    /// of its pictures. Where that can be excluded, a batch would be claimed here.
-    pub fn claim(&self) -> Option<Claim> {
+    /// Jobs of the same size that wait behind each other are claimed together, to be drawn side by side, each on one core:
+    /// sums inside a matrix product depend on its shape, so stacking them into one tensor would change the last bits of
+    /// their pictures, but they do not depend on how many cores share the work.
+    pub fn claim(&self) -> Option<Vec<Claim>> {
         loop {
             match self.take_next() {
-                Ok(Taken::Job(claimed, control)) => {
-                    if let Some(claim) = self.begin(*claimed, control) {
-                        return Some(claim);
+                Ok(Taken::Jobs(claimed)) => {
+                    let begin = |(claimed, control)| self.begin(claimed, control);
+                    let claims: Vec<_> = claimed.into_iter().filter_map(begin).collect();
+                    if !claims.is_empty() {
+                        return Some(claims);
                     }
                 }
                 Ok(Taken::Nothing { submitted }) => self.wait(submitted, Duration::from_secs(60)),
@@ -296,13 +313,17 @@ impl Jobs {
         if !desk.open {
             return Ok(Taken::Closed);
         }
-        let Some(claimed) = self.shared.store.claim()? else {
+        let claimed = self.shared.store.claim(self.shared.limits.batch, BATCH_PIXELS)?;
+        if claimed.is_empty() {
             return Ok(Taken::Nothing { submitted: desk.submitted });
+        }
+        let control = |claimed: &Claimed| {
+            let (steps_left, cancelled, put_back) = (AtomicU64::new(claimed.steps.into()), false.into(), false.into());
+            Arc::new(Control { job: claimed.id.clone(), steps_left, cancelled, put_back })
         };
-        let (cancelled, put_back) = (AtomicBool::new(false), AtomicBool::new(false));
-        let control = Arc::new(Control { job: claimed.id.clone(), cancelled, put_back });
-        (desk.running, desk.steps_left) = (Some(control.clone()), u64::from(claimed.steps));
-        Ok(Taken::Job(Box::new(claimed), control))
+        let claimed: Vec<_> = claimed.into_iter().map(|claimed| (control(&claimed), claimed)).collect();
+        desk.running.extend(claimed.iter().map(|(control, _)| control.clone()));
+        Ok(Taken::Jobs(claimed.into_iter().map(|(control, claimed)| (claimed, control)).collect()))
     }
 
     /// Takes no new jobs and begins none. Jobs that wait stay where they are, for the next server.
@@ -311,9 +332,9 @@ impl Jobs {
         self.shared.changed.notify_all();
     }
 
-    /// Stops the job that runs at its next step; it will be drawn from its beginning by the next server.
+    /// Stops the jobs that run at their next step; they will be drawn from their beginning by the next server.
     pub fn put_back_running(&self) {
-        if let Some(control) = &self.desk().running {
+        for control in &self.desk().running {
             control.put_back.store(true, Ordering::Relaxed);
             control.cancelled.store(true, Ordering::Relaxed);
         }
@@ -349,20 +370,21 @@ impl Jobs {
     fn places(&self) -> Result<impl Iterator<Item = (Id, usize, f64)>> {
         let (pace, left) = {
             let desk = self.desk();
-            (desk.seconds_per_step, desk.steps_left)
+            (desk.seconds_per_step, desk.steps_left().sum())
         };
         let waiting = self.shared.store.waiting()?;
-        Ok(waiting.into_iter().zip(1..).scan(left, move |before, (waiting, position)| {
+        Ok(waiting.into_iter().zip(1..).scan(left, move |before: &mut u64, (waiting, position)| {
             let eta = pace * *before as f64;
             *before += u64::from(waiting.steps);
             Some((waiting.id, position, eta))
         }))
     }
 
-    /// When a place is free: as soon as the running job ends.
+    /// When a place is free: as soon as one of the running jobs ends, which take their steps in turn.
     fn retry_after(&self) -> u64 {
         let desk = self.desk();
-        (desk.seconds_per_step * desk.steps_left as f64).ceil().clamp(1.0, 600.0) as u64
+        let first = desk.steps_left().min().unwrap_or(0);
+        (desk.seconds_per_step * (first * desk.running.len() as u64) as f64).ceil().clamp(1.0, 600.0) as u64
     }
 
     fn keep(&self, upload: Option<&[u8]>) -> Result<Option<Id>> {

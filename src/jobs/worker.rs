@@ -1,4 +1,4 @@
-//! The one thread that draws, away from the threads that serve, and what becomes of what it drew.
+//! The thread that draws, away from the threads that serve, and what becomes of what it drew.
 
 use super::events::Step;
 use super::folder::Kind;
@@ -7,12 +7,12 @@ use super::{Claim, Event, Failure, Id, Image, Jobs, State};
 use crate::image::{encode_png, thumbnail};
 use crate::pipeline::{Notice, Picture, Pipeline, Progress, TokenCount};
 use crate::request::{Facts, Plan};
-use crate::{Error, Result};
+use crate::{Error, Result, kernels};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -63,9 +63,8 @@ impl Worker {
     /// Starts a thread that draws until the queue is closed.
     pub fn start(jobs: Jobs, artist: Arc<dyn Draw>) -> Result<Self> {
         let work = move || {
-            while let Some(claim) = jobs.claim() {
-                let outcome = guarded(&jobs, &*artist, &claim);
-                jobs.complete(claim, outcome);
+            while let Some(claims) = jobs.claim() {
+                draw_all(&jobs, &*artist, claims);
             }
         };
         let thread = std::thread::Builder::new().name("worker".into()).spawn(work);
@@ -83,6 +82,32 @@ impl Worker {
     pub fn join(self) {
         let _ = self.thread.join();
     }
+}
+
+/// One job has all cores; of several, each has one. They end when they end, and do not wait for each other.
+fn draw_all(jobs: &Jobs, artist: &dyn Draw, claims: Vec<Claim>) {
+    let together = claims.len();
+    let claims = Mutex::new(claims.into_iter());
+    let next = || claims.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let draw = || {
+        while let Some(claim) = next() {
+            let outcome = guarded(jobs, artist, &claim);
+            jobs.complete(claim, outcome);
+        }
+    };
+    if together == 1 {
+        return draw();
+    }
+    std::thread::scope(|scope| {
+        for _ in 1..together {
+            let thread = std::thread::Builder::new().name("worker".into());
+            // Without the thread, its job is drawn by those that are there.
+            if let Err(error) = thread.spawn_scoped(scope, || kernels::on_this_thread(draw)) {
+                tracing::warn!(%error, "a thread could not be started");
+            }
+        }
+        kernels::on_this_thread(draw);
+    });
 }
 
 /// A panic is a bug, but it must cost one job and not the server.
@@ -121,9 +146,10 @@ impl Jobs {
         }
         let seconds_per_step = pace.step();
         let (step, steps) = progress.overall();
+        claim.control.steps_left.store((steps - step) as u64, Ordering::Relaxed);
         {
             let mut desk = self.desk();
-            (desk.seconds_per_step, desk.steps_left) = (seconds_per_step, (steps - step) as u64);
+            desk.seconds_per_step = seconds_per_step / desk.running.len().max(1) as f64;
         }
         let preview = if self.shared.hub.wants_preview(&claim.id) { preview(progress)? } else { None };
         let eta_seconds = seconds_per_step * (steps - step) as f64;
@@ -149,10 +175,7 @@ impl Jobs {
                 self.give_up(&claim, Some(&failure(&error)))
             }
         };
-        {
-            let mut desk = self.desk();
-            (desk.running, desk.steps_left) = (None, 0);
-        }
+        self.desk().running.retain(|control| !Arc::ptr_eq(control, &claim.control));
         if let Some(state) = stored {
             self.shared.hub.tell(&claim.id, Event::Ended { state });
         }

@@ -237,7 +237,7 @@ async fn foreign_hosts_and_foreign_pages_are_refused() {
 async fn there_are_probes_files_and_nothing_else() {
     assert_eq!(text(ask(get("/livez")).await).await, "alive\n");
     let ready: Value = serde_json::from_slice(&bytes(ask(get("/readyz")).await).await).unwrap();
-    assert_eq!(ready, json!({ "status": "ready", "model": "tiny", "waiting": 0, "running": false }));
+    assert_eq!(ready, json!({ "status": "ready", "model": "tiny", "waiting": 0, "running": 0 }));
     for path in ["/static/app.css", "/static/make.js", "/static/icon.svg"] {
         let response = ask(get(path)).await;
         assert_eq!(
@@ -398,9 +398,9 @@ async fn a_client_that_hangs_up_frees_the_worker() {
     let app = app(&[]);
     let (address, _stop, _server) = started(app.clone()).await;
     let stream = send(&address, LONG).await;
-    until(&app, |status| status.running).await;
+    until(&app, |status| status.running > 0).await;
     drop(stream);
-    tokio::time::timeout(Duration::from_secs(20), until(&app, |status| !status.running)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), until(&app, |status| status.running == 0)).await.unwrap();
 }
 
 /// The client may go at any moment, also while its job is being accepted.
@@ -412,7 +412,7 @@ async fn a_client_that_goes_at_once_leaves_no_job_behind() {
         let asked = routes.clone().oneshot(with("POST", "/api/v1/generate", LONG));
         let _ = tokio::time::timeout(Duration::from_micros(150 * round), asked).await;
     }
-    let idle = until(&app, |status| !status.running && status.waiting == 0);
+    let idle = until(&app, |status| status.running == 0 && status.waiting == 0);
     tokio::time::timeout(Duration::from_secs(60), idle).await.unwrap();
 }
 
@@ -421,7 +421,7 @@ async fn a_full_queue_answers_429_and_an_end_comes_in_time() {
     let app = app(&["--queue", "1", "--drain-seconds", "0"]);
     let (address, stop, server) = started(app.clone()).await;
     let _running = send(&address, LONG).await;
-    until(&app, |status| status.running).await;
+    until(&app, |status| status.running > 0).await;
     let mut waiting = send(&address, LONG).await;
     until(&app, |status| status.waiting == 1).await;
     let answer = |mut stream: TcpStream| async move {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Takes `plan.steps` steps without drawing anything. Panics at guidance 13.
 #[derive(Default)]
-struct Sleeper {
+pub(crate) struct Sleeper {
     steps: AtomicUsize,
 }
 
@@ -36,26 +36,26 @@ impl Draw for Sleeper {
 }
 
 fn open(folder: &Path, jobs: usize) -> Jobs {
-    Jobs::open(folder, Limits { jobs, upload_bytes: 1000 }).unwrap()
+    Jobs::open(folder, Limits { jobs, upload_bytes: 1000, batch: 1 }).unwrap()
 }
 
-fn request(set: &[(&str, &str)]) -> GenerateRequest {
+pub(crate) fn request(set: &[(&str, &str)]) -> GenerateRequest {
     let mut request = GenerateRequest { prompt: Some("red apple".into()), ..Default::default() };
     set.iter().for_each(|(field, value)| assert!(request.set_text(field, (*value).to_owned())));
     request
 }
 
-fn submit(jobs: &Jobs, set: &[(&str, &str)], key: Option<&str>) -> limner::Result<Id> {
+pub(crate) fn submit(jobs: &Jobs, set: &[(&str, &str)], key: Option<&str>) -> limner::Result<Id> {
     let request = request(set);
     jobs.submit(&request, &Plan::new(&request, &Sleeper::default().facts())?, key)
 }
 
-fn state(jobs: &Jobs, id: &Id) -> State {
+pub(crate) fn state(jobs: &Jobs, id: &Id) -> State {
     jobs.get(id).unwrap().unwrap().state
 }
 
 /// Waits for the end of a job.
-async fn ended(jobs: &Jobs, id: &Id) -> State {
+pub(crate) async fn ended(jobs: &Jobs, id: &Id) -> State {
     let mut listener = jobs.listen(id, None);
     while !state(jobs, id).is_over() {
         while !matches!(listener.next().await.event, Event::Ended { .. }) {}
@@ -64,7 +64,7 @@ async fn ended(jobs: &Jobs, id: &Id) -> State {
 }
 
 fn claim(jobs: &Jobs) -> Claim {
-    jobs.claim().unwrap()
+    jobs.claim().unwrap().remove(0)
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Black-box tests, in one binary: linking is slow.
 
 mod bad_input;
+mod batch;
 mod browser;
 mod bundled;
 mod checkpoint;

@@ -3,7 +3,7 @@
 use super::{Claimed, Failure, Id, Image, Inserted, MOST_ATTEMPTS, NewJob, State, Store, Waiting};
 use super::{fault, id, now, optional_id, request};
 use crate::Result;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 /// A job's steps over all its pictures, in SQL.
 const STEPS: &str =
@@ -49,28 +49,21 @@ impl Store {
         })
     }
 
-    /// The oldest queued job, now running.
-    pub(in crate::jobs) fn claim(&self) -> Result<Option<Claimed>> {
+    /// The oldest queued jobs, now running: one, and those right behind it of the same size, up to `most` jobs and
+    /// `most_pixels` of one picture each. A job that was begun before comes alone: if it brings the program down, it
+    /// takes no other with it a second time.
+    pub(in crate::jobs) fn claim(&self, most: usize, most_pixels: u64) -> Result<Vec<Claimed>> {
         self.write(|tx| {
-            let claimed = tx.query_row(
-                &format!(
-                    "UPDATE jobs SET state = 'running', attempt = attempt + 1, started_at = ?1
-                     WHERE number = (SELECT min(number) FROM jobs WHERE state = 'queued')
-                     RETURNING id, attempt, request, image, mask, {STEPS}"
-                ),
-                [now()],
-                |row| {
-                    Ok(Claimed {
-                        id: id(row, 0)?,
-                        attempt: row.get(1)?,
-                        request: request(row, 2)?,
-                        image: optional_id(row, 3)?,
-                        mask: optional_id(row, 4)?,
-                        steps: row.get(5)?,
-                    })
-                },
-            );
-            claimed.optional()
+            let Some(first) = next(tx)? else { return Ok(Vec::new()) };
+            let most = most.min((most_pixels / (u64::from(first.width) * u64::from(first.height)).max(1)) as usize);
+            let mut claimed = vec![start(tx, first.number)?];
+            while claimed.len() < most
+                && let Some(other) = next(tx)?
+                && first.goes_with(&other)
+            {
+                claimed.push(start(tx, other.number)?);
+            }
+            Ok(claimed)
         })
     }
 
@@ -158,4 +151,45 @@ impl Store {
         let waiting = statement.query_map([], |row| Ok(Waiting { id: id(row, 0)?, steps: row.get(1)? }));
         waiting.map_err(fault)?.collect::<rusqlite::Result<_>>().map_err(fault)
     }
+}
+
+/// The job at the head of the queue.
+struct Next {
+    number: i64,
+    attempt: u32,
+    width: u32,
+    height: u32,
+}
+
+impl Next {
+    fn goes_with(&self, other: &Self) -> bool {
+        let begun = self.attempt > 0 || other.attempt > 0;
+        !begun && (self.width, self.height) == (other.width, other.height)
+    }
+}
+
+fn next(tx: &Transaction<'_>) -> rusqlite::Result<Option<Next>> {
+    let sql = "SELECT number, attempt, CAST(json_extract(request, '$.width') AS INTEGER),
+                      CAST(json_extract(request, '$.height') AS INTEGER)
+               FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1";
+    let read =
+        |row: &Row<'_>| Ok(Next { number: row.get(0)?, attempt: row.get(1)?, width: row.get(2)?, height: row.get(3)? });
+    tx.prepare_cached(sql)?.query_row([], read).optional()
+}
+
+fn start(tx: &Transaction<'_>, number: i64) -> rusqlite::Result<Claimed> {
+    let sql = format!(
+        "UPDATE jobs SET state = 'running', attempt = attempt + 1, started_at = ?2 WHERE number = ?1
+         RETURNING id, attempt, request, image, mask, {STEPS}"
+    );
+    tx.prepare_cached(&sql)?.query_row(params![number, now()], |row| {
+        Ok(Claimed {
+            id: id(row, 0)?,
+            attempt: row.get(1)?,
+            request: request(row, 2)?,
+            image: optional_id(row, 3)?,
+            mask: optional_id(row, 4)?,
+            steps: row.get(5)?,
+        })
+    })
 }

@@ -6,6 +6,7 @@
 //!
 //! * [`request`]: what came in ([`request::GenerateRequest`]) becomes what will run ([`request::Plan`]).
 //! * [`pipeline`]: the one place where everything meets: a loaded model draws a plan.
+//! * [`prompt`]: what is typed as a prompt becomes the words that are read at each step, with weights.
 //! * [`diffusion`]: the theory, as functions of `(x, sigma)`: noise, schedules, denoisers, samplers.
 //! * [`model`]: the networks, with the key names that checkpoints use, and how they are read from disk.
 //! * [`kernels`]: the few products and norms where the time goes, with their gradients.
@@ -25,6 +26,7 @@ pub mod jobs;
 pub mod kernels;
 pub mod model;
 pub mod pipeline;
+pub mod prompt;
 pub mod request;
 pub mod server;
 pub mod train;

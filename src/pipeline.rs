@@ -5,6 +5,7 @@
 //! the same pictures drawn alone.
 
 mod canvas;
+mod chunks;
 mod notices;
 mod progress;
 mod receipt;
@@ -20,6 +21,7 @@ use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned};
 use crate::diffusion::guidance::{Guidance, Guided};
 use crate::diffusion::inpaint::Inpaint;
 use crate::diffusion::noise::{NoiseSource, SeededNoise};
+use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
 use crate::model::checkpoint::Model;
 use crate::model::unet::UNet2DConditionModel;
@@ -28,7 +30,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
 use notices::Words;
 use std::path::Path;
-use text::Text;
+use text::{States, Text};
 
 /// A model in memory, ready to draw.
 pub struct Pipeline {
@@ -81,10 +83,10 @@ impl Pipeline {
 
     /// Draws every picture of a plan. `on_step` hears of every step, and stops the work by returning an error.
     pub fn generate(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Vec<Picture>> {
-        let text = self.text(plan)?;
         let known = self.known(plan)?;
         let ladder = plan.schedule.sigmas(&self.model.schedule, plan.steps)?;
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
+        let text = self.text(plan, sigmas.len() - 1);
         let draw = |k| {
             let pixels = self.draw(plan, k, &text, known.as_ref(), sigmas, on_step)?;
             Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model) })
@@ -94,14 +96,14 @@ impl Pipeline {
 
     /// Things a person should know about what a plan draws, although nothing is wrong with it.
     pub fn notices(&self, plan: &Plan) -> Result<Vec<Notice>> {
-        notices::of(plan, &self.facts(), &self.model.tokenizer, self.words.as_ref())
+        Ok(notices::of(plan, &self.facts(), self.words.as_ref()))
     }
 
     fn draw(
         &self,
         plan: &Plan,
         k: usize,
-        text: &Text,
+        text: &Text<'_>,
         known: Option<&Known<'_>>,
         sigmas: &[f64],
         on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
@@ -110,7 +112,7 @@ impl Pipeline {
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
         let x = start(known, &fresh, sigmas)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
-        let denoiser = self.denoiser(plan, text, known, &fresh)?;
+        let denoiser = self.denoiser(plan, text, known, &fresh, sigmas)?;
         let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
             let estimate = Some(Estimate { codec: &self.model.codec, latents: step.denoised, canvas });
             let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
@@ -123,27 +125,34 @@ impl Pipeline {
         }
     }
 
-    /// The order of wrapping: the network with its text, made a denoiser, guided, and held to the known picture.
+    /// The order of wrapping: the network with its text, made a denoiser, guided, anew for the text of each step, and
+    /// held to the known picture.
     fn denoiser<'a>(
         &'a self,
         plan: &Plan,
-        text: &Text,
+        text: &'a Text<'_>,
         known: Option<&Known<'_>>,
         fresh: &Tensor,
+        sigmas: &[f64],
     ) -> Result<Box<dyn Denoiser + 'a>> {
+        let guidance = Guidance { scale: plan.guidance, rescale: plan.guidance_rescale, ..Guidance::default() };
+        let drawn = Scheduled::new(sigmas, move |step| Ok(self.guided(&text.at(step)?, guidance)));
+        match known.and_then(|known| known.canvas.as_ref().map(|canvas| (&known.latents, canvas))) {
+            None => Ok(Box::new(drawn)),
+            Some((latents, canvas)) => {
+                let mask = canvas.mask().to_latents(self.model.codec.factor(), &self.device)?;
+                Ok(Box::new(Inpaint::new(drawn, latents, &mask, fresh)?))
+            }
+        }
+    }
+
+    fn guided<'a>(&'a self, states: &States, guidance: Guidance) -> impl Denoiser + use<'a> {
         let with = |context: &Tensor| {
             let network = Conditioned { unet: &self.model.unet, context: context.clone() };
             Preconditioned::new(network, self.model.prediction, self.model.schedule.clone())
         };
-        let guidance = Guidance { scale: plan.guidance, rescale: plan.guidance_rescale, ..Guidance::default() };
-        let guided = Guided::new(with(&text.conditional), with(&text.pair), guidance);
-        match known.and_then(|known| known.canvas.as_ref().map(|canvas| (&known.latents, canvas))) {
-            None => Ok(Box::new(guided)),
-            Some((latents, canvas)) => {
-                let mask = canvas.mask().to_latents(self.model.codec.factor(), &self.device)?;
-                Ok(Box::new(Inpaint::new(guided, latents, &mask, fresh)?))
-            }
-        }
+        let conditionals = states.prompts.iter().map(|(weight, states)| (*weight, with(states))).collect();
+        Guided::composed(conditionals, with(&states.pair), guidance)
     }
 
     /// The two heavy parts of drawing `plan`, to be measured one at a time.
@@ -151,7 +160,7 @@ impl Pipeline {
         let seeds: Vec<u64> = (0..2 * batch).map(|k| plan.seed_of(k)).collect();
         let shape = Shape::from([&[2 * batch], &self.latent_shape(plan).dims()[1..]].concat());
         let latents = SeededNoise::new(plan.noise, &seeds).normal(&shape, DType::F32, &self.device)?;
-        let context = self.text(plan)?.pair.repeat((batch, 1, 1))?;
+        let context = self.text(plan, plan.steps).at(0)?.pair.repeat((batch, 1, 1))?;
         let time = Tensor::full(0.5 * self.model.schedule.steps() as f32, 2 * batch, &self.device)?;
         Ok(Parts { model: &self.model, latents, context, time, batch })
     }

@@ -57,7 +57,7 @@ seed.addEventListener("input", locked);
 addEventListener("shown", locked);
 locked();
 
-// How much of the prompt the model reads.
+// How the prompt fills the chunks that the model reads.
 const tokens = field("tokens");
 let asked = 0;
 async function count() {
@@ -73,8 +73,7 @@ async function count() {
   if (mine !== asked) return;
   tokens.hidden = !told || !prompt;
   if (!told) return;
-  tokens.classList.toggle("over", Boolean(told.cut));
-  tokens.textContent = `${told.count} of ${told.limit} tokens` + (told.cut ? `; not read: “${told.cut}”` : "");
+  tokens.textContent = `${told.count} of ${told.limit} tokens` + (told.chunks > 1 ? `, in ${told.chunks} chunks` : "");
 }
 let soon = 0;
 field("prompt").addEventListener("input", () => { clearTimeout(soon); soon = setTimeout(count, 250); });

@@ -29,7 +29,7 @@ impl Default for Guidance {
 }
 
 impl Guidance {
-    /// Whether the unconditional estimate is needed at this noise level.
+    /// Whether the picture is steered at this noise level.
     pub fn active(&self, sigma: f64) -> bool {
         let inside = self.interval.is_none_or(|(low, high)| low < sigma && sigma <= high);
         self.scale != 1.0 && inside
@@ -53,10 +53,11 @@ fn deviation(x: &Tensor) -> Result<Tensor> {
     Ok((centred.sqr()?.mean_keepdim((1, 2, 3))? + 1e-20)?.sqrt()?)
 }
 
-/// A guided denoiser: one pass where guidance is off, else one pass over a batch of two halves.
+/// A guided denoiser: one pass where guidance is off, else one pass over a batch of two halves. With more prompts than
+/// one, both halves always, and one pass more for each further prompt.
 #[derive(Debug, Clone)]
 pub struct Guided<C, P> {
-    conditional: C,
+    conditionals: Vec<(f64, C)>,
     pair: P,
     guidance: Guidance,
 }
@@ -65,15 +66,46 @@ impl<C: Denoiser, P: Denoiser> Guided<C, P> {
     /// `conditional` is fed x, (B, C, H, W). `pair` is fed `[x; x]`, (2B, C, H, W), whose first half it conditions on
     /// the negative prompt (the empty one for none) and whose second half on the prompt.
     pub fn new(conditional: C, pair: P, guidance: Guidance) -> Self {
-        Self { conditional, pair, guidance }
+        Self::composed(vec![(1.0, conditional)], pair, guidance)
+    }
+
+    /// Several prompts with their weights, of which the first is the one that `pair` knows; at least one. What one
+    /// prompt's estimate is elsewhere, is here `D_c = D_u + sum_k w_k (D_k - D_u)` (composable diffusion: Liu et al.,
+    /// arXiv:2206.01714, conjunction), so that a negative weight steers away.
+    pub fn composed(conditionals: Vec<(f64, C)>, pair: P, guidance: Guidance) -> Self {
+        Self { conditionals, pair, guidance }
+    }
+
+    /// The prompt, where it is one alone.
+    fn single(&self) -> Option<&C> {
+        match &self.conditionals[..] {
+            [(1.0, conditional)] => Some(conditional),
+            _ => None,
+        }
     }
 
     fn guided(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
         let both = self.pair.estimate(&Tensor::cat(&[x, x], 0)?, sigma)?;
         let half = x.dim(0)?;
         let second = |t: &Tensor| t.narrow(0, half, half);
-        let denoised = self.guidance.combine(&both.denoised.narrow(0, 0, half)?, &second(&both.denoised)?)?;
+        let unconditional = both.denoised.narrow(0, 0, half)?;
+        let conditional = self.compose(&unconditional, second(&both.denoised)?, x, sigma)?;
+        let scale = if self.guidance.active(sigma) { self.guidance.scale } else { 1.0 };
+        let denoised = Guidance { scale, ..self.guidance }.combine(&unconditional, &conditional)?;
         Ok(Estimate { denoised, variance: both.variance.as_ref().map(second).transpose()? })
+    }
+
+    /// D_c of all prompts, given D_u and that of the first.
+    fn compose(&self, unconditional: &Tensor, first: Tensor, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        if self.single().is_some() {
+            return Ok(first);
+        }
+        let mut composed = unconditional.clone();
+        for (k, (weight, conditional)) in self.conditionals.iter().enumerate() {
+            let estimate = if k == 0 { first.clone() } else { conditional.denoise(x, sigma)? };
+            composed = (composed + ((estimate - unconditional)? * *weight)?)?;
+        }
+        Ok(composed)
     }
 }
 
@@ -83,8 +115,10 @@ impl<C: Denoiser, P: Denoiser> Denoiser for Guided<C, P> {
     }
 
     fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
-        let active = self.guidance.active(sigma);
-        let mut estimate = if active { self.guided(x, sigma)? } else { self.conditional.estimate(x, sigma)? };
+        let mut estimate = match self.single() {
+            Some(conditional) if !self.guidance.active(sigma) => conditional.estimate(x, sigma)?,
+            _ => self.guided(x, sigma)?,
+        };
         if let Some(quantile) = self.guidance.threshold {
             estimate.denoised = threshold(&estimate.denoised, quantile)?;
         }

@@ -4,7 +4,7 @@
 //! * [`schedule`]: beta tables, `sigma <-> t`, and the ladders of sigmas a sampler walks down.
 //! * [`noise`]: seeded Gaussian sources, one stream per picture.
 //! * [`denoiser`]: the one trait, and the adapter that makes a network a denoiser and trains it.
-//! * [`guidance`] and [`inpaint`]: denoisers around denoisers.
+//! * [`guidance`], [`inpaint`] and [`scheduled`]: denoisers around denoisers.
 //! * [`sampler`]: from noise to a picture, one algorithm per file.
 //!
 //! State is `x = x0 + sigma * noise` throughout (Karras et al., arXiv:2206.00364), so that a step is a short closed
@@ -16,6 +16,7 @@ pub mod inpaint;
 pub mod noise;
 pub mod sampler;
 pub mod schedule;
+pub mod scheduled;
 
 #[cfg(test)]
 mod test_support;

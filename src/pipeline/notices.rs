@@ -1,6 +1,6 @@
 //! What a person should know about a picture although nothing was wrong with the request.
 
-use crate::model::tokenizer::Tokenizer;
+use crate::prompt::Prompt;
 use crate::request::{Facts, Plan};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use std::path::Path;
 /// One thing to know, for programs (`code`) and people (`message`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Notice {
-    /// `no_prompt`, `prompt_cut`, `unknown_words` or `unusual_size`.
+    /// `no_prompt`, `unknown_words` or `unusual_size`.
     pub code: &'static str,
     /// A sentence.
     pub message: String,
@@ -58,19 +58,14 @@ fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
 }
 
-pub(super) fn of(plan: &Plan, facts: &Facts, tokenizer: &Tokenizer, known: Option<&Words>) -> Result<Vec<Notice>> {
+pub(super) fn of(plan: &Plan, facts: &Facts, known: Option<&Words>) -> Vec<Notice> {
     let mut notices = Vec::new();
     if plan.prompt.is_empty() {
         notices.push(Notice::new("no_prompt", "There was no prompt, so the model drew what it liked."));
     }
-    notices.extend(known.and_then(|known| unknown_words(&plan.prompt, known)));
-    for (name, text) in [("prompt", &plan.prompt), ("negative prompt", &plan.negative_prompt)] {
-        if let Some(dropped) = tokenizer.encode(text)?.dropped {
-            let message =
-                format!("The {name} is longer than the model reads; this was cut off: \"{}\"", shortened(&dropped));
-            notices.push(Notice::new("prompt_cut", message));
-        }
-    }
+    // Without weights and step numbers, which are no words.
+    let prompt = Prompt::parse(&plan.prompt).texts().join(" ");
+    notices.extend(known.and_then(|known| unknown_words(&prompt, known)));
     let (width, height) = plan.drawn();
     if (width, height) != (facts.width, facts.height) {
         let message = format!(
@@ -79,7 +74,7 @@ pub(super) fn of(plan: &Plan, facts: &Facts, tokenizer: &Tokenizer, known: Optio
         );
         notices.push(Notice::new("unusual_size", message));
     }
-    Ok(notices)
+    notices
 }
 
 fn unknown_words(prompt: &str, known: &Words) -> Option<Notice> {
@@ -92,14 +87,6 @@ fn unknown_words(prompt: &str, known: &Words) -> Option<Notice> {
     let listed =
         if unknown.is_empty() { String::new() } else { format!("Not in the model's training captions: {list}.") };
     Some(Notice::new("unknown_words", format!("{start}{listed}").trim_end()))
-}
-
-/// Enough to recognise what was cut.
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(200) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}... ({} characters)", &text[..end], text.chars().count()),
-    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,16 @@ use std::str::FromStr;
 /// The range of the guidance scale.
 const GUIDANCE: std::ops::RangeInclusive<f64> = 0.0..=50.0;
 
+/// Refuses more than [`MAX_PROMPT_CHARS`].
+pub(crate) fn check_prompt(field: &str, text: &str) -> Result<(), FieldError> {
+    let length = text.chars().count();
+    if length <= MAX_PROMPT_CHARS {
+        return Ok(());
+    }
+    let message = format!("may have at most {MAX_PROMPT_CHARS} characters, has {length}");
+    Err(FieldError::new(field, "too_long", message).range(0.0, MAX_PROMPT_CHARS as f64))
+}
+
 /// Collects errors and carries on with a stand-in, so that one pass finds everything.
 pub(super) struct Checker {
     pub(super) errors: Vec<FieldError>,
@@ -88,11 +98,7 @@ impl Checker {
         if text.contains('\0') {
             self.errors.push(FieldError::new(field, "control_character", "contains a NUL character"));
         }
-        let length = text.chars().count();
-        if length > MAX_PROMPT_CHARS {
-            let message = format!("may have at most {MAX_PROMPT_CHARS} characters, has {length}");
-            self.errors.push(FieldError::new(field, "too_long", message).range(0.0, MAX_PROMPT_CHARS as f64));
-        }
+        self.note(check_prompt(field, text), ());
         let kept: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
         kept.trim_matches(|c: char| c.is_whitespace() || c == '\u{200b}' || c == '\u{feff}').to_owned()
     }

@@ -15,6 +15,7 @@ mod repaint;
 mod start;
 
 pub use axes::{AXES, Axis, Grid, MAX_CELLS};
+pub(crate) use check::check_prompt;
 pub use fields::{FIELDS, GenerateRequest, Kind};
 pub use parameters::{Parameters, from_parameters};
 pub use plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start};

@@ -19,7 +19,7 @@ pub const MAX_SIDE: usize = 2048;
 pub const MAX_PIXELS: usize = 4 << 20;
 /// The most pixels of all finished pictures, where only a part of each is drawn: twice the largest picture that is read.
 pub const MAX_RESULT_PIXELS: usize = 2 * crate::image::MAX_INPUT_PIXELS as usize;
-/// The most characters of a prompt. Far more than any model reads: the rest is named in a notice.
+/// The most characters of a prompt.
 pub const MAX_PROMPT_CHARS: usize = 32_000;
 
 /// What a plan must know of the model it is for.

@@ -114,11 +114,11 @@ impl Task for TextTask<'_> {
     }
 }
 
-/// Captions to token ids, (B, T).
+/// Captions to token ids, (B, T). A caption is read up to the text encoder's length.
 pub(super) fn ids(tokenizer: &Tokenizer, captions: &[String]) -> Result<Tensor> {
     let mut ids = Vec::with_capacity(captions.len() * tokenizer.max_length());
     for caption in captions {
-        ids.extend(tokenizer.encode(caption)?.ids);
+        ids.extend(tokenizer.framed(&tokenizer.ids(caption)?));
     }
     Ok(Tensor::from_vec(ids, (captions.len(), tokenizer.max_length()), &Device::Cpu)?)
 }

@@ -159,7 +159,7 @@ fn the_receipt_in_a_file_draws_it_again() {
 }
 
 #[test]
-fn what_was_cut_and_what_is_unknown_is_said() {
+fn what_is_unknown_is_said() {
     let codes = |set: &[(&str, &str)]| {
         let plan = Plan::new(&request(set), &PIPELINE.facts()).unwrap();
         PIPELINE.notices(&plan).unwrap().into_iter().map(|notice| (notice.code, notice.message)).collect::<Vec<_>>()
@@ -167,20 +167,26 @@ fn what_was_cut_and_what_is_unknown_is_said() {
     assert_eq!(codes(&[]), []);
     assert_eq!(codes(&[("prompt", "")])[0].0, "no_prompt");
     assert_eq!(codes(&[("width", "48")])[0].0, "unusual_size");
-    let cut = codes(&[("prompt", "red apple red apple red apple")]);
-    assert!(cut[0].0 == "prompt_cut" && cut[0].1.ends_with("apple\""), "{cut:?}");
+    assert_eq!(codes(&[("prompt", "(red apple:1.333) red apple BREAK [red|apple] [red:apple:0.125]")]), []);
     let unknown = codes(&[("prompt", "zebra")]);
     assert!(unknown[0].0 == "unknown_words" && unknown[0].1.contains("\"zebra\""), "{unknown:?}");
 }
 
 /// The tiny model has a token for each letter, one for "re", and room for 14.
 #[test]
-fn tokens_are_counted_beyond_what_is_read() {
-    let count = |prompt| PIPELINE.tokens(prompt).unwrap();
-    assert_eq!(count(""), TokenCount { count: 0, limit: 14, cut: None });
-    assert_eq!(count("red apple"), TokenCount { count: 7, limit: 14, cut: None });
-    assert_eq!(count("red apple red apple").cut, None);
-    assert_eq!(count("red apple red apple blue"), TokenCount { count: 18, limit: 14, cut: Some("blue".into()) });
+fn tokens_are_counted_in_chunks() {
+    let count = |prompt: &str| PIPELINE.tokens(prompt).unwrap();
+    let told = |count, limit, chunks| TokenCount { count, limit, chunks };
+    assert_eq!(count(""), told(0, 14, 1));
+    assert_eq!(count("red apple"), told(7, 14, 1));
+    assert_eq!(count("red apple red apple"), told(14, 14, 1));
+    assert_eq!(count("red apple red apple blue"), told(18, 28, 2));
+    // Weights and step numbers are no words, and an empty rest of a chunk is taken.
+    assert_eq!(count("([red]:1.3) apple"), told(7, 14, 1));
+    assert_eq!(count("red BREAK apple"), told(19, 28, 2));
+    assert_eq!(count("red apple BREAK"), told(7, 14, 1));
+    assert_eq!(count("red AND [apple:red apple:0.9]"), told(7, 14, 1));
+    assert!(PIPELINE.tokens(&"a".repeat(32_001)).is_err());
 }
 
 #[test]

@@ -63,6 +63,23 @@ fn the_pair_is_not_asked_at_scale_1_or_outside_the_interval() {
     assert_eq!(calls.get(), 1, "the upper end belongs to the interval");
 }
 
+/// `D_u + w * sum_k w_k (D_k - D_u)`, at scale 1 and outside of the interval as well, where w is 1.
+#[test]
+fn several_prompts_are_their_weighted_sum() {
+    let calls = Cell::new(0);
+    let other = Gaussian { mean: -2.0, variance: 0.5 };
+    let at = |x: f64| values(&other.denoise(&row(&[x]), 1.7).unwrap())[0];
+    for (scale, interval, applied) in [(1.0, None, 1.0), (3.0, None, 3.0), (3.0, Some((2.0, 9.0)), 1.0)] {
+        let guidance = Guidance { scale, interval, ..Guidance::default() };
+        let conditionals = vec![(0.7, CONDITIONAL), (-0.2, Gaussian { ..other })];
+        let found =
+            Guided::composed(conditionals, Pair { calls: &calls }, guidance).denoise(&row(&[0.3]), 1.7).unwrap();
+        let (u, c) = (formula(0.3, 1.7, 0.0), formula(0.3, 1.7, 1.0));
+        assert_close(&values(&found), &[u + applied * (0.7 * (c - u) - 0.2 * (at(0.3) - u))], 1e-14);
+    }
+    assert_eq!(calls.get(), 3);
+}
+
 /// The guided flow of two Gaussians ends with variance `s^(2w) S^(2(1-w))`; mean over mu 1.3802 at w = 2, 1.5 at 3.
 #[test]
 fn the_guided_ode_has_its_exact_law() {

@@ -8,6 +8,7 @@ mod inpaint;
 mod loss;
 mod moments;
 mod noise;
+mod scheduled;
 mod trajectories;
 mod walking;
 

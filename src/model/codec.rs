@@ -34,24 +34,24 @@ struct Kind {
 impl CodecConfig {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let Kind { class_name } = read_json(path)?;
-        let (config, checked) = match class_name.as_str() {
+        let config = match class_name.as_str() {
             "PatchAutoencoder" => {
                 let config: PatchAutoencoderConfig = read_json(path)?;
-                let checked = config.check();
-                (Self::Patch(config), checked)
+                config.check().map(|()| Self::Patch(config))
             }
-            "AutoencoderKL" => {
-                let config: VaeConfig = read_json(path)?;
-                let checked = config.check().and_then(|()| takes_pictures(&config));
-                (Self::Kl(config), checked)
-            }
-            other => {
-                let message = format!("unknown autoencoder {other:?}; known are AutoencoderKL and PatchAutoencoder");
-                return Err(Error::model(path, message));
-            }
+            "AutoencoderKL" => Self::kl(read_json(path)?),
+            other => Err(format!("unknown autoencoder {other:?}; known are AutoencoderKL and PatchAutoencoder")),
         };
-        checked.map_err(|message| Error::model(path, message))?;
-        Ok(config)
+        config.map_err(|message| Error::model(path, message))
+    }
+
+    /// An `AutoencoderKL` for pictures, or what is wrong with it.
+    pub(super) fn kl(config: VaeConfig) -> std::result::Result<Self, String> {
+        config.check()?;
+        match (config.in_channels, config.out_channels) {
+            (3, 3) => Ok(Self::Kl(config)),
+            (from, to) => Err(format!("{from} input and {to} output channels, but pictures have 3")),
+        }
     }
 
     /// Channels of the latents.
@@ -60,13 +60,6 @@ impl CodecConfig {
             Self::Patch(config) => config.latent_channels,
             Self::Kl(config) => config.latent_channels,
         }
-    }
-}
-
-fn takes_pictures(config: &VaeConfig) -> std::result::Result<(), String> {
-    match (config.in_channels, config.out_channels) {
-        (3, 3) => Ok(()),
-        (from, to) => Err(format!("{from} input and {to} output channels, but pictures have 3")),
     }
 }
 

@@ -1,7 +1,10 @@
 //! CLIP's byte-pair tokenizer (Sennrich et al., arXiv:1508.07909, on the bytes of lower-cased text), id for id that of
 //! transformers' `CLIPTokenizer`.
 
+mod embedded;
 mod files;
+
+pub use embedded::Padding;
 
 use crate::{Error, Result};
 use files::Files;
@@ -34,11 +37,19 @@ impl Tokenizer {
     /// `special_tokens_map.json` or a `tokenizer_config.json`. The text encoder reads `max_length` ids at a time. Fails with
     /// [`Error::Model`].
     pub fn from_folder(folder: &Path, max_length: usize) -> Result<Self> {
+        Self::new(Files::read(folder)?, max_length)
+    }
+
+    /// CLIP's own, which this program carries with it.
+    pub fn clip(padding: Padding, max_length: usize) -> Result<Self> {
+        Self::new(embedded::files(padding), max_length)
+    }
+
+    fn new(files: Files, max_length: usize) -> Result<Self> {
+        let path = files.path.clone();
         if max_length < 3 {
-            return Err(Error::model(folder, format!("a text length of {max_length} leaves no room for words")));
+            return Err(Error::model(path, format!("a text length of {max_length} leaves no room for words")));
         }
-        let files = Files::read(folder)?;
-        let broken = |e: tokenizers::Error| Error::model(folder.join("vocab.json"), e.to_string());
         let special = [&files.special.start, &files.special.end, &files.special.pad];
         let [start, end, pad] = special.map(|token| files.id(token));
         Ok(Self {
@@ -47,7 +58,7 @@ impl Tokenizer {
             pad: pad?,
             size: files.vocabulary.values().max().map_or(0, |&id| id as usize + 1),
             max_length,
-            inner: build(files).map_err(broken)?,
+            inner: build(files).map_err(|e| Error::model(path, e.to_string()))?,
         })
     }
 

@@ -1,5 +1,6 @@
-//! Model folders: what loads, and what is said of those that do not.
+//! Models on disk: what loads, and what is said of those that do not.
 
+mod single;
 mod tiny;
 
 use candle_core::{DType, Device, Tensor};

@@ -84,7 +84,7 @@ fn unusable_files_and_names_end_with_2() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("not.png"), "no picture").unwrap();
     for (arguments, part) in [
-        (&["x", "--model", "no/such"][..], "--model no model or folder \"no/such\""),
+        (&["x", "--model", "no/such"][..], "--model no model, folder or file \"no/such\""),
         (&["x", "--init-image", "absent.png"], "--init-image absent.png"),
         (&["x", "--init-image", "not.png"], "--init-image must be a PNG, JPEG or WebP picture"),
         (&["x", "--init-image", "."], "is not a regular file"),

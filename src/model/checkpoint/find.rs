@@ -1,4 +1,4 @@
-//! Where models are: a name or a folder to the folder of a model.
+//! Where models are: a name or a path to the folder or the file of a model.
 
 use crate::error::FieldError;
 use crate::{Error, Result};
@@ -8,25 +8,33 @@ use std::path::{Path, PathBuf};
 /// The model that this repository ships.
 const BUNDLED: &str = "icons";
 
-/// The folder of the model called `wanted`: a name in one of the places where models are kept (`$LIMNER_MODELS`,
-/// `./models`, `models` beside the program, `models` of the source tree; the first that has it), or a path to a folder.
-/// Without either, the bundled model. An unknown name is an [`Error::Invalid`] that lists the known ones.
+/// What the names of models in one file end with.
+const ENDING: &str = ".safetensors";
+
+/// What the name of an autoencoder ends with that lies beside a model of the same name.
+const VAE_ENDING: &str = ".vae.safetensors";
+
+/// Where the model called `wanted` is: a name in one of the places where models are kept (`$LIMNER_MODELS`, `./models`,
+/// `models` beside the program, `models` of the source tree; the first that has it, as a folder or as
+/// `NAME.safetensors`), or a path to a folder or a file. Without either, the bundled model. An unknown name is an
+/// [`Error::Invalid`] that lists the known ones.
 pub fn find(wanted: Option<&str>) -> Result<PathBuf> {
     find_in(wanted.unwrap_or(BUNDLED), &places())
 }
 
 fn find_in(wanted: &str, places: &[PathBuf]) -> Result<PathBuf> {
-    let named = || places.iter().map(|place| place.join(wanted)).find(|path| is_model(path));
+    let candidates = |place: &PathBuf| [place.join(wanted), place.join(format!("{wanted}{ENDING}"))];
+    let named = || places.iter().flat_map(candidates).find(|path| is_model(path));
     if let Some(path) = is_name(wanted).then(named).flatten() {
         return Ok(path);
     }
     let path = Path::new(wanted);
-    if path.is_dir() {
+    if path.is_dir() || path.is_file() {
         return Ok(path.to_owned());
     }
     let known = known(places);
     let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    let message = format!("no model or folder {wanted:?}; known models: {list}");
+    let message = format!("no model, folder or file {wanted:?}; known models: {list}");
     Err(Error::invalid(FieldError::new("model", "unknown_model", message)))
 }
 
@@ -34,7 +42,8 @@ fn find_in(wanted: &str, places: &[PathBuf]) -> Result<PathBuf> {
 fn known(places: &[PathBuf]) -> Vec<String> {
     let entries = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
     let models = entries.filter(|e| is_model(&e.path())).map(|e| e.file_name().to_string_lossy().into_owned());
-    models.filter(|name| is_name(name)).collect::<BTreeSet<_>>().into_iter().collect()
+    let names = models.map(|name| name.strip_suffix(ENDING).map_or(name.clone(), str::to_owned));
+    names.filter(|name| is_name(name)).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn places() -> Vec<PathBuf> {
@@ -51,7 +60,9 @@ fn is_name(text: &str) -> bool {
 }
 
 fn is_model(path: &Path) -> bool {
-    path.join("model_index.json").is_file()
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_file = || name.ends_with(ENDING) && !name.ends_with(VAE_ENDING) && path.is_file();
+    path.join("model_index.json").is_file() || is_file()
 }
 
 #[cfg(test)]
@@ -75,7 +86,24 @@ mod tests {
         assert_eq!(find_in("b", &places).unwrap(), first.path().join("b"));
         assert_eq!(find_in("a.1", &places).unwrap(), second.path().join("a.1"));
         let error = find_in("c", &places).unwrap_err().to_string();
-        assert_eq!(error, "model: no model or folder \"c\"; known models: a.1, b");
+        assert_eq!(error, "model: no model, folder or file \"c\"; known models: a.1, b");
+    }
+
+    #[test]
+    fn a_model_in_one_file_is_found_by_its_name_and_an_autoencoder_beside_it_is_no_model() {
+        let place = place(&["folder"]);
+        let file = place.path().join("v1-5.safetensors");
+        for name in ["v1-5.safetensors", "v1-5.vae.safetensors", "notes.txt"] {
+            fs::write(place.path().join(name), "").unwrap();
+        }
+        let places = [place.path().to_owned()];
+        assert_eq!(find_in("v1-5", &places).unwrap(), file);
+        assert_eq!(find_in("v1-5.safetensors", &places).unwrap(), file);
+        assert_eq!(find_in(file.to_str().unwrap(), &[]).unwrap(), file);
+        for other in ["v1-5.vae", "v1-5.vae.safetensors", "notes.txt"] {
+            let error = find_in(other, &places).unwrap_err().to_string();
+            assert_eq!(error, format!("model: no model, folder or file {other:?}; known models: folder, v1-5"));
+        }
     }
 
     #[test]
@@ -97,7 +125,7 @@ mod tests {
         assert_eq!(find_in(path.to_str().unwrap(), &[]).unwrap(), path);
         assert_eq!(
             find_in("nothing", &[]).unwrap_err().to_string(),
-            "model: no model or folder \"nothing\"; known models: none"
+            "model: no model, folder or file \"nothing\"; known models: none"
         );
     }
 }

@@ -1,17 +1,16 @@
-//! The small files of a diffusers folder: read with care, checked before anything is allocated.
+//! A diffusers folder: its small files are read with care and checked before anything is allocated.
 
 use super::file::read_json;
+use super::parts::{self, Parts, Source};
+use super::weights::Weights;
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::{Betas, NoiseSchedule};
 use crate::model::clip::ClipTextConfig;
 use crate::model::codec::CodecConfig;
-use crate::model::unet::UNetConfig;
+use crate::model::tokenizer::Tokenizer;
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::path::Path;
-
-/// No count in a configuration is larger: what this program could load stays far below.
-const LARGEST_COUNT: usize = 1 << 20;
 
 #[derive(Deserialize)]
 struct Index {
@@ -19,8 +18,46 @@ struct Index {
     class_name: String,
 }
 
+/// Reads the folder `path`.
+pub(super) fn read(path: &Path) -> Result<Parts> {
+    check_index(path)?;
+    let text: ClipTextConfig = read_json(&path.join("text_encoder/config.json"))?;
+    let unet = read_json(&path.join("unet/config.json"))?;
+    let codec = CodecConfig::read(&path.join("vae/config.json"))?;
+    let scheduler: SchedulerConfig = read_json(&path.join("scheduler/scheduler_config.json"))?;
+    let (schedule, prediction) = (scheduler.schedule(path)?, scheduler.prediction(path)?);
+    Source::Folder(path).check(&text, &unet, &codec)?;
+    let tokenizer = Tokenizer::from_folder(&path.join("tokenizer"), text.max_position_embeddings)?;
+    Source::Folder(path).check_vocabulary(&tokenizer, &text)?;
+    let [text_weights, unet_weights, codec_weights] = read_weights(path)?;
+    Ok(Parts {
+        tokenizer,
+        text: (text, text_weights),
+        unet: (unet, unet_weights),
+        codec: (codec, codec_weights),
+        schedule,
+        prediction,
+    })
+}
+
+/// The three parts' weights, read side by side.
+fn read_weights(path: &Path) -> Result<[Weights; 3]> {
+    let parts = [("text_encoder", "model"), ("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")];
+    let [text, unet, vae] = std::thread::scope(|scope| {
+        let read = |(part, stem): (&'static str, &'static str)| {
+            let folder = path.join(part);
+            scope.spawn(move || Weights::read(&folder, stem))
+        };
+        parts.map(read).map(|thread| match thread.join() {
+            Ok(weights) => weights,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    });
+    Ok([text?, unet?, vae?])
+}
+
 /// Checks that `path` is a folder whose `model_index.json` names a pipeline this program runs.
-pub(super) fn check_index(path: &Path) -> Result<()> {
+fn check_index(path: &Path) -> Result<()> {
     let file = path.join("model_index.json");
     if !file.is_file() {
         let message = "not a model folder: it has no model_index.json".to_owned();
@@ -33,68 +70,10 @@ pub(super) fn check_index(path: &Path) -> Result<()> {
     Err(Error::model(file, format!("a {class_name:?} cannot be run; a StableDiffusionPipeline can")))
 }
 
-/// Refuses sizes that cannot be meant, before memory is asked for.
-pub(super) fn check_sizes(path: &Path, text: &ClipTextConfig, unet: &UNetConfig) -> Result<()> {
-    let text_counts = [
-        ("vocab_size", text.vocab_size),
-        ("hidden_size", text.hidden_size),
-        ("intermediate_size", text.intermediate_size),
-        ("num_hidden_layers", text.num_hidden_layers),
-        ("num_attention_heads", text.num_attention_heads),
-        ("max_position_embeddings", text.max_position_embeddings),
-    ];
-    check_counts(&path.join("text_encoder/config.json"), &text_counts)?;
-    if !text.hidden_size.is_multiple_of(text.num_attention_heads) {
-        let message = format!("{} heads do not divide {} channels", text.num_attention_heads, text.hidden_size);
-        return Err(Error::model(path.join("text_encoder/config.json"), message));
-    }
-    let unet_counts = [
-        ("sample_size", unet.sample_size),
-        ("in_channels", unet.in_channels),
-        ("out_channels", unet.out_channels),
-        ("layers_per_block", unet.layers_per_block),
-        ("norm_num_groups", unet.norm_num_groups),
-        ("cross_attention_dim", unet.cross_attention_dim),
-    ];
-    let file = path.join("unet/config.json");
-    check_counts(&file, &unet_counts)?;
-    if unet.cross_attention_dim != text.hidden_size {
-        let (expected, found) = (unet.cross_attention_dim, text.hidden_size);
-        return Err(Error::model(file, format!("cross_attention_dim is {expected}, the text encoder gives {found}")));
-    }
-    if unet.in_channels != unet.out_channels {
-        let message = format!(
-            "{} input and {} output channels: no plain text-to-image U-Net",
-            unet.in_channels, unet.out_channels
-        );
-        return Err(Error::model(file, message));
-    }
-    let blocks: Vec<_> = unet.block_out_channels.iter().map(|&c| ("block_out_channels", c)).collect();
-    check_counts(&file, &blocks)?;
-    unet.check().map_err(|message| Error::model(file, message))
-}
-
-/// Refuses an autoencoder and a U-Net that do not belong together.
-pub(super) fn check_latents(path: &Path, codec: &CodecConfig, unet: &UNetConfig) -> Result<()> {
-    let (found, expected) = (codec.latent_channels(), unet.out_channels);
-    if found == expected {
-        return Ok(());
-    }
-    let message = format!("{found} latent channels, but the U-Net draws {expected}");
-    Err(Error::model(path.join("vae/config.json"), message))
-}
-
-fn check_counts(file: &Path, counts: &[(&str, usize)]) -> Result<()> {
-    match counts.iter().find(|(_, count)| *count == 0 || *count > LARGEST_COUNT) {
-        None => Ok(()),
-        Some((name, count)) => Err(Error::model(file, format!("{name} is {count}, outside 1 to {LARGEST_COUNT}"))),
-    }
-}
-
 /// The fields of `scheduler_config.json` that describe the forward process.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
-pub(super) struct SchedulerConfig {
+struct SchedulerConfig {
     beta_start: f64,
     beta_end: f64,
     beta_schedule: String,
@@ -119,7 +98,7 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    pub(super) fn schedule(&self, model: &Path) -> Result<NoiseSchedule> {
+    fn schedule(&self, model: &Path) -> Result<NoiseSchedule> {
         let file = || model.join("scheduler/scheduler_config.json");
         if self.trained_betas.is_some() {
             return Err(Error::model(file(), "trained_betas are not supported, only a beta_schedule"));
@@ -134,12 +113,12 @@ impl SchedulerConfig {
         if !(0.0 < start && start <= end && end < 1.0) {
             return Err(Error::model(file(), format!("beta_start {start} and beta_end {end} do not rise from 0 to 1")));
         }
-        check_counts(&file(), &[("num_train_timesteps", self.num_train_timesteps)])?;
+        parts::check_counts(&file(), &[("num_train_timesteps", self.num_train_timesteps)])?;
         NoiseSchedule::new(betas, self.num_train_timesteps, self.rescale_betas_zero_snr)
             .map_err(|e| Error::model(file(), e.to_string()))
     }
 
-    pub(super) fn prediction(&self, model: &Path) -> Result<Prediction> {
+    fn prediction(&self, model: &Path) -> Result<Prediction> {
         match self.prediction_type.as_str() {
             "epsilon" => Ok(Prediction::Epsilon),
             "v_prediction" => Ok(Prediction::Velocity),

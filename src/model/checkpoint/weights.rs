@@ -23,9 +23,30 @@ const MOST_STAND_INS: usize = 1 << 26;
 #[derive(Debug, Clone)]
 pub(super) struct Weights {
     files: Arc<Vec<WeightFile>>,
-    /// Name to file and place in it.
-    index: Arc<HashMap<String, (usize, TensorInfo)>>,
+    /// Where the tensors are, by the names that networks ask for.
+    index: Arc<HashMap<String, Place>>,
     faults: Arc<Mutex<Faults>>,
+}
+
+/// A tensor, or a part of one, in one of the files.
+#[derive(Debug, Clone)]
+struct Place {
+    file: usize,
+    /// What the file calls it.
+    stored: String,
+    info: TensorInfo,
+    part: Part,
+}
+
+/// Which part of a stored tensor a network asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it.
+    Whole,
+    /// This third of its rows, from 0: queries, keys and values are one tensor in OpenCLIP.
+    Third(usize),
+    /// All of it, rows as columns: OpenCLIP multiplies its text projection from the other side.
+    Transposed,
 }
 
 /// What was wrong with the tensors asked for so far.
@@ -39,11 +60,46 @@ struct Faults {
 impl Weights {
     /// Reads `folder/STEM.safetensors`, its `fp16` variant, or the shards that `folder/STEM.safetensors.index.json` lists.
     pub(super) fn read(folder: &Path, stem: &str) -> Result<Self> {
-        let paths = shards::files(folder, stem)?;
+        Self::open(shards::files(folder, stem)?)
+    }
+
+    fn open(paths: Vec<PathBuf>) -> Result<Self> {
         let files = paths.into_iter().map(WeightFile::read).collect::<Result<Vec<_>>>()?;
+        let place = |file, (stored, info): (String, TensorInfo)| {
+            (stored.clone(), Place { file, stored, info, part: Part::Whole })
+        };
         let tensors = files.iter().enumerate();
-        let index = tensors.flat_map(|(i, file)| file.tensors().map(move |(name, info)| (name, (i, info)))).collect();
+        let index = tensors.flat_map(|(i, file)| file.tensors().map(move |tensor| place(i, tensor))).collect();
         Ok(Self { files: Arc::new(files), index: Arc::new(index), faults: Arc::default() })
+    }
+
+    /// Reads the one file `path`.
+    pub(super) fn read_file(path: PathBuf) -> Result<Self> {
+        Self::open(vec![path])
+    }
+
+    /// The same tensors by other names: `targets` says for each stored name what it is, or holds.
+    pub(super) fn renamed(&self, targets: impl Fn(&str) -> Vec<(String, Part)>) -> Self {
+        let places = self.index.values().flat_map(|place| {
+            let targets = targets(&place.stored).into_iter();
+            targets.map(|(name, part)| (name, Place { part, ..place.clone() }))
+        });
+        Self { files: self.files.clone(), index: Arc::new(places.collect()), faults: Arc::default() }
+    }
+
+    /// The shape that the tensor `name` has.
+    pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.index.get(name).map(Place::shape)
+    }
+
+    /// All names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.index.keys().map(String::as_str)
+    }
+
+    /// What the first file says of itself under `key`.
+    pub(super) fn note(&self, key: &str) -> Option<&str> {
+        self.files.first()?.note(key)
     }
 
     /// Builds a network from these weights. Missing tensors are named together, the first five of them; tensors that the
@@ -69,8 +125,8 @@ impl Weights {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, name: &str) -> Option<(&WeightFile, &TensorInfo)> {
-        self.index.get(name).map(|(file, info)| (&self.files[*file], info))
+    fn find(&self, name: &str) -> Option<(&WeightFile, &Place)> {
+        self.index.get(name).map(|place| (&self.files[place.file], place))
     }
 
     /// Keeps an error with its path, which candle's error type could not carry through the layers.
@@ -93,6 +149,31 @@ impl Weights {
             candle_core::bail!("{name} is missing");
         }
         Tensor::zeros(shape, dtype, device)
+    }
+}
+
+impl Place {
+    /// Of the part that is asked for.
+    fn shape(&self) -> Vec<usize> {
+        let mut shape = self.info.shape.clone();
+        match self.part {
+            Part::Whole => {}
+            Part::Third(_) => shape.iter_mut().take(1).for_each(|rows| *rows /= 3),
+            Part::Transposed => shape.reverse(),
+        }
+        shape
+    }
+
+    fn load(&self, file: &WeightFile, device: &Device) -> Result<Tensor> {
+        let stored = file.load(&self.stored, &self.info, device)?;
+        Ok(match self.part {
+            Part::Whole => stored,
+            Part::Third(third) => {
+                let rows = stored.dim(0)? / 3;
+                stored.narrow(0, third * rows, rows)?.copy()?
+            }
+            Part::Transposed => stored.t()?.contiguous()?,
+        })
     }
 }
 
@@ -123,19 +204,20 @@ fn interchangeable(a: &[usize], b: &[usize]) -> bool {
 
 impl SimpleBackend for Weights {
     fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        let Some((file, info)) = self.find(name) else {
+        let Some((file, place)) = self.find(name) else {
             return self.stand_in(&shape, name, dtype, device);
         };
-        if !interchangeable(&info.shape, shape.dims()) {
-            let message = format!("tensor {name}: expected {:?}, found {:?}", shape.dims(), info.shape);
+        let found = place.shape();
+        if !interchangeable(&found, shape.dims()) {
+            let message = format!("tensor {}: expected {:?}, found {found:?}", place.stored, shape.dims());
             return self.keep(Err(Error::model(&file.path, message)));
         }
-        self.keep(file.load(name, info, device))?.to_dtype(dtype)?.reshape(shape)
+        self.keep(place.load(file, device))?.to_dtype(dtype)?.reshape(shape)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         match self.find(name) {
-            Some((file, info)) => self.keep(file.load(name, info, device))?.to_dtype(dtype),
+            Some((file, place)) => self.keep(place.load(file, device))?.to_dtype(dtype),
             None => candle_core::bail!("{name} is missing"),
         }
     }
@@ -145,11 +227,20 @@ impl SimpleBackend for Weights {
     }
 }
 
-/// The first ten digits of a SHA-256 over the digests of all files, each of which is computed on a core of its own.
+/// The first ten digits of a SHA-256: of the file where there is one, as other programs name models, else over the
+/// digests of all files, each of which is computed on a core of its own.
 pub(super) fn hash<const N: usize>(parts: [&Weights; N]) -> String {
     use rayon::prelude::*;
-    let files: Vec<&WeightFile> = parts.iter().flat_map(|w| w.files.iter()).collect();
+    let mut files: Vec<&WeightFile> = Vec::new();
+    for file in parts.iter().flat_map(|weights| weights.files.iter()) {
+        if !files.iter().any(|known| std::ptr::eq(*known, file)) {
+            files.push(file);
+        }
+    }
     let digests: Vec<_> = files.par_iter().map(|file| Sha256::digest(&file.bytes)).collect();
-    let whole = digests.iter().fold(Sha256::new(), |hash, digest| hash.chain_update(digest));
-    whole.finalize().iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    let whole = match digests.as_slice() {
+        [only] => *only,
+        several => several.iter().fold(Sha256::new(), |hash, digest| hash.chain_update(digest)).finalize(),
+    };
+    whole.iter().take(5).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,7 +11,8 @@ const LARGEST: u64 = 16 << 20;
 
 /// What a tokenizer is built of.
 pub(super) struct Files {
-    path: PathBuf,
+    /// What errors name.
+    pub(super) path: PathBuf,
     /// Unit to id.
     pub(super) vocabulary: HashMap<String, u32>,
     /// Pairs of units that become one, most important first.

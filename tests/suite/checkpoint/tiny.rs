@@ -16,14 +16,53 @@ use tempfile::TempDir;
 pub(crate) struct Tiny(TempDir);
 
 impl Tiny {
+    /// The smallest that will do, with a scale and a prediction that are not the usual ones.
     pub(crate) fn new() -> Self {
-        let tiny = Self(tempfile::tempdir().unwrap());
-        tiny.write_json("model_index.json", &json!({ "_class_name": "StableDiffusionPipeline" }));
         let scheduler = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
             "prediction_type": "v_prediction", "rescale_betas_zero_snr": true, "trained_betas": null });
-        tiny.write_json("scheduler/scheduler_config.json", &scheduler);
+        let text = json!({ "vocab_size": 2014, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 16 });
+        let unet = json!({ "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
+            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": 2,
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 8 });
+        let vae = json!({ "_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "norm_num_groups": 4,
+            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"], "scaling_factor": 0.25,
+            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"] });
+        Self::with(&scheduler, &text, &unet, &vae)
+    }
+
+    /// What Stable Diffusion has in common with all of its kind, so that the sizes tell the rest: 32 groups, 8 heads in
+    /// version 1 and heads of 64 channels in version 2.
+    pub(crate) fn stable_diffusion(version: u8) -> Self {
+        let scheduler = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
+        let (activation, heads, layers) =
+            if version == 1 { ("quick_gelu", json!(8), 2) } else { ("gelu", json!([1, 2]), 1) };
+        let text = json!({ "vocab_size": 49408, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": layers,
+            "num_attention_heads": 1, "max_position_embeddings": 16, "hidden_act": activation });
+        let unet = json!({ "sample_size": 64, "block_out_channels": [64, 128], "layers_per_block": 2,
+            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": heads,
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 64,
+            "use_linear_projection": version == 2 });
+        let vae = json!({ "_class_name": "AutoencoderKL", "block_out_channels": [32, 64], "layers_per_block": 2,
+            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
+            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"] });
+        Self::with(&scheduler, &text, &unet, &vae)
+    }
+
+    fn with(scheduler: &Value, text: &Value, unet: &Value, vae: &Value) -> Self {
+        let tiny = Self(tempfile::tempdir().unwrap());
+        tiny.write_json("model_index.json", &json!({ "_class_name": "StableDiffusionPipeline" }));
+        tiny.write_json("scheduler/scheduler_config.json", scheduler);
         tiny.write_tokenizer();
-        tiny.write_networks();
+        tiny.write_network("text_encoder", "model", text, |vb| {
+            ClipTextModel::new(&serde_json::from_value(text.clone()).unwrap(), vb).map(drop)
+        });
+        tiny.write_network("unet", "diffusion_pytorch_model", unet, |vb| {
+            UNet2DConditionModel::new(&serde_json::from_value(unet.clone()).unwrap(), vb).map(drop)
+        });
+        tiny.write_network("vae", "diffusion_pytorch_model", vae, |vb| {
+            AutoencoderKl::new(&serde_json::from_value(vae.clone()).unwrap(), vb).map(drop)
+        });
         tiny
     }
 
@@ -66,26 +105,6 @@ impl Tiny {
         for name in ["vocab.json", "merges.txt"] {
             self.write(&format!("tokenizer/{name}"), &fs::read(fixtures.join(name)).unwrap());
         }
-    }
-
-    fn write_networks(&self) {
-        let text = json!({ "vocab_size": 2014, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "max_position_embeddings": 16 });
-        self.write_network("text_encoder", "model", &text, |vb| {
-            ClipTextModel::new(&serde_json::from_value(text.clone()).unwrap(), vb).map(drop)
-        });
-        let unet = json!({ "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
-            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": 2,
-            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 8 });
-        self.write_network("unet", "diffusion_pytorch_model", &unet, |vb| {
-            UNet2DConditionModel::new(&serde_json::from_value(unet.clone()).unwrap(), vb).map(drop)
-        });
-        let vae = json!({ "_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "norm_num_groups": 4,
-            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"], "scaling_factor": 0.25,
-            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"] });
-        self.write_network("vae", "diffusion_pytorch_model", &vae, |vb| {
-            AutoencoderKl::new(&serde_json::from_value(vae.clone()).unwrap(), vb).map(drop)
-        });
     }
 
     /// Building a network on an empty map of variables fills the map with random ones, under the names it asks for.

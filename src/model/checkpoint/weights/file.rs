@@ -34,6 +34,11 @@ impl WeightFile {
         self.metadata.tensors().into_iter().map(|(name, info)| (name, info.clone()))
     }
 
+    /// What the file says of itself under `key`.
+    pub(super) fn note(&self, key: &str) -> Option<&str> {
+        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
     /// The tensor that `info` describes, as it is stored. Fails for anything but floating-point numbers: weights that
     /// claim to be integers are not the weights they are called.
     pub(super) fn load(&self, name: &str, info: &TensorInfo, device: &Device) -> Result<Tensor> {

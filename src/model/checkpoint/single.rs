@@ -1,0 +1,115 @@
+//! A whole model in one safetensors file, as model sites have them: the names are those of the program that trained
+//! Stable Diffusion, and the tensors themselves say which family and which sizes these are.
+
+mod kind;
+mod names;
+mod shapes;
+
+use super::parts::{Parts, Source};
+use super::weights::{Part, Weights};
+use crate::diffusion::denoiser::Prediction;
+use crate::diffusion::schedule::{Betas, NoiseSchedule};
+use crate::model::tokenizer::{Padding, Tokenizer};
+use crate::{Error, Result};
+use kind::Family;
+use std::borrow::Cow;
+use std::path::Path;
+
+const UNET: &str = "model.diffusion_model.";
+const VAE: &str = "first_stage_model.";
+
+/// Reads the file `path`, and `NAME.vae.safetensors` beside it where there is one: that autoencoder is then used
+/// instead of the file's own.
+pub(super) fn read(path: &Path) -> Result<Parts> {
+    let file = Weights::read_file(path.to_owned())?;
+    let family = kind::recognise(&file).map_err(|message| Error::model(path, message))?;
+    let text_weights = text(&file, family);
+    let unet_weights = unet(&file);
+    let (codec_source, codec_weights) = vae(path, &file)?;
+
+    let unshaped = |message: String| Error::model(path, message);
+    let text = shapes::text(&text_weights, family).map_err(unshaped)?;
+    let unet = shapes::unet(&unet_weights, family).map_err(unshaped)?;
+    let codec = shapes::vae(&codec_weights).map_err(|message| Error::model(codec_source, message))?;
+    Source::File(path).check(&text, &unet, &codec)?;
+    let padding = if family == Family::V1 { Padding::End } else { Padding::Zero };
+    let tokenizer = Tokenizer::clip(padding, text.max_position_embeddings)?;
+    Source::File(path).check_vocabulary(&tokenizer, &text)?;
+    Ok(Parts {
+        tokenizer,
+        text: (text, text_weights),
+        prediction: prediction(&file, &unet_weights, family),
+        unet: (unet, unet_weights),
+        codec: (codec, codec_weights),
+        schedule: schedule(&file)?,
+    })
+}
+
+/// The forward process of Stable Diffusion, ending in pure noise where the file says so as ComfyUI's users mark it.
+fn schedule(file: &Weights) -> Result<NoiseSchedule> {
+    let zero_terminal_snr = file.shape("ztsnr").is_some();
+    NoiseSchedule::new(Betas::ScaledLinear { start: 0.000_85, end: 0.012 }, 1000, zero_terminal_snr)
+}
+
+/// What the network predicts: said by the file, or told from the weights of version 2.
+fn prediction(file: &Weights, unet: &Weights, family: Family) -> Prediction {
+    let noted = ["modelspec.prediction_type", "modelspec.predict_key"].iter().find_map(|key| file.note(key));
+    match noted.map(str::to_ascii_lowercase).as_deref() {
+        Some("v" | "velocity" | "v_prediction") => Prediction::Velocity,
+        Some("epsilon" | "eps") => Prediction::Epsilon,
+        _ if file.shape("v_pred").is_some() => Prediction::Velocity,
+        _ if family == Family::V2 && shapes::looks_like_velocity(unet) => Prediction::Velocity,
+        _ => Prediction::Epsilon,
+    }
+}
+
+fn unet(file: &Weights) -> Weights {
+    // The first convolution with a stride ends the first level.
+    let ends = |i: &usize| file.shape(&format!("{UNET}input_blocks.{i}.0.op.weight")).is_some();
+    let layers = (2..100).find(ends).map_or(2, |i| i - 1);
+    file.renamed(|name| one(name.strip_prefix(UNET).and_then(|name| names::unet(name, layers))))
+}
+
+fn text(file: &Weights, family: Family) -> Weights {
+    let prefix = family.text_prefix();
+    file.renamed(|name| match (name.strip_prefix(prefix), family) {
+        (None, _) => Vec::new(),
+        (Some(name), Family::V1) => one(Some(name.to_owned())),
+        (Some(name), Family::V2) => names::open_clip(name),
+    })
+}
+
+/// The autoencoder's weights, and the file that they are from.
+fn vae<'a>(path: &'a Path, file: &Weights) -> Result<(Cow<'a, Path>, Weights)> {
+    let beside = path.with_extension("vae.safetensors");
+    if beside.is_file() {
+        let own = Weights::read_file(beside.clone())?;
+        let Some(weights) = autoencoder(&own) else {
+            return Err(Error::model(beside, "no autoencoder: it has neither encoder nor decoder"));
+        };
+        return Ok((beside.into(), weights));
+    }
+    match autoencoder(file) {
+        Some(weights) => Ok((path.into(), weights)),
+        None => {
+            let name = beside.file_name().unwrap_or_default().to_string_lossy();
+            Err(Error::model(path, format!("the file has no autoencoder; put one beside it, called {name}")))
+        }
+    }
+}
+
+/// The autoencoder in a file, by whichever names: those of a whole checkpoint, the same without their prefix, or
+/// diffusers'.
+fn autoencoder(file: &Weights) -> Option<Weights> {
+    if file.shape("encoder.down_blocks.0.resnets.0.conv1.weight").is_some() {
+        return Some(file.clone());
+    }
+    let prefix = [VAE, ""].into_iter().find(|p| file.shape(&format!("{p}decoder.conv_in.weight")).is_some())?;
+    let level = |i: &usize| file.shape(&format!("{prefix}encoder.down.{i}.block.0.conv1.weight")).is_some();
+    let levels = (0..).take_while(level).count().max(1);
+    Some(file.renamed(|name| one(name.strip_prefix(prefix).and_then(|name| names::vae(name, levels)))))
+}
+
+fn one(name: Option<String>) -> Vec<(String, Part)> {
+    name.map(|name| (name, Part::Whole)).into_iter().collect()
+}

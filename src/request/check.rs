@@ -51,6 +51,7 @@ impl Checker {
             height,
             start: self.start(request, repaint, (width, height), count),
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
+            model: facts.name.clone(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Models on disk: what loads, and what is said of those that do not.
 
 mod single;
-mod tiny;
+pub(crate) mod tiny;
 
 use candle_core::{DType, Device, Tensor};
 use limner::Error;

@@ -12,6 +12,7 @@ mod diffusion;
 mod http;
 mod images;
 mod jobs;
+mod library;
 mod networks;
 mod pages;
 mod parity;

@@ -47,12 +47,19 @@ pub struct Settings {
 pub struct Library {
     settings: Settings,
     first: String,
-    /// What was read of models on disk, by name, with what their files looked like then.
-    known: Mutex<HashMap<String, (Stamp, Result<Outline, Reason>)>>,
+    /// What was read of models on disk, by name.
+    known: Mutex<HashMap<String, Known>>,
     shelf: Mutex<Shelf<Pipeline>>,
     /// Held by whoever loads: one at a time.
     turn: Mutex<()>,
     loading: Mutex<Option<String>>,
+}
+
+/// What was read of a model, or why that could not be used, and what its files looked like then.
+#[derive(Clone)]
+struct Known {
+    stamp: Stamp,
+    outline: Result<Outline, Reason>,
 }
 
 /// What became of the wish to have a model out of memory.
@@ -129,7 +136,7 @@ impl Library {
 
     /// Forgets why a model could not be used, so that it is tried again although its files have not changed.
     pub fn retry(&self, name: &str) {
-        lock(&self.known).retain(|known, (_, outline)| known != name || outline.is_ok());
+        lock(&self.known).retain(|other, known| other != name || known.outline.is_ok());
     }
 
     /// Counts the tokens of a prompt as a model reads it that is in memory.
@@ -195,9 +202,9 @@ impl Library {
 
     /// What a model is, as it was read the last time or is read now; or why it cannot be used.
     fn outline(&self, found: &Found) -> Result<Outline, Reason> {
-        let known = lock(&self.known).get(&found.name).filter(|(stamp, _)| *stamp == found.stamp).cloned();
+        let known = lock(&self.known).get(&found.name).filter(|known| known.stamp == found.stamp).cloned();
         let outline = match known {
-            Some((_, outline)) => outline?,
+            Some(known) => known.outline?,
             None => Outline::of(&self.open(found)?),
         };
         self.check_budget(outline.bytes).map(|()| outline)
@@ -219,7 +226,7 @@ impl Library {
     }
 
     fn remember(&self, found: &Found, outline: Result<Outline, Reason>) {
-        lock(&self.known).insert(found.name.clone(), (found.stamp.clone(), outline));
+        lock(&self.known).insert(found.name.clone(), Known { stamp: found.stamp.clone(), outline });
     }
 
     fn check_budget(&self, bytes: u64) -> Result<(), Reason> {

@@ -53,7 +53,7 @@ impl Model {
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
         let Parts { text, unet, codec, schedule, prediction, defaults, zeros_for_empty } = parts;
-        let all = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).collect();
+        let all: Vec<_> = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).collect();
         let networks = || -> Result<_> {
             let texts =
                 text.iter().map(|text| text.weights.build(dtype, device, |vb| ClipTextModel::new(&text.config, vb)));
@@ -61,7 +61,7 @@ impl Model {
             let unet = unet.1.build(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
             Ok((texts, unet, codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?))
         };
-        let (hash, networks) = rayon::join(|| weights::hash(all), networks);
+        let (hash, networks) = rayon::join(|| weights::hash(&all), networks);
         let (texts, unet, codec) = networks?;
         let text = text.into_iter().zip(texts).map(|(TextParts { tokenizer, reading, .. }, network)| TextEncoder {
             tokenizer,

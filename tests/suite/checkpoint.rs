@@ -1,7 +1,7 @@
 //! Models on disk: what loads, and what is said of those that do not.
 
 mod single;
-mod tiny;
+pub(crate) mod tiny;
 
 use candle_core::{DType, Device, Tensor};
 use limner::Error;
@@ -85,8 +85,12 @@ fn half_precision_variants_load() {
             tensors.values_mut().for_each(|t| *t = t.to_dtype(dtype).unwrap());
             tiny.save(name, &tensors);
         }
-        let variant = VAE.replace(".safetensors", ".fp16.safetensors");
+        let variant = VAE.replace(".safetensors", &format!(".{}.safetensors", dtype.as_str()));
         fs::rename(tiny.file(VAE), tiny.file(&variant)).unwrap();
+        // Not averaged over training: the last choice. No variant at all: a backup.
+        for worse in [".non_ema.safetensors", ".safetensors.orig"] {
+            tiny.write(&VAE.replace(".safetensors", worse), b"not to be read");
+        }
         let half = load(&tiny);
         assert_ne!(half.hash, full.hash);
         let largest = decode(&full).into_iter().fold(0f32, |m, v| m.max(v.abs()));

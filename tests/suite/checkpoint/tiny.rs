@@ -18,13 +18,19 @@ pub(crate) struct Tiny(TempDir);
 impl Tiny {
     /// The smallest that will do, with a scale and a prediction that are not the usual ones.
     pub(crate) fn new() -> Self {
+        Self::with_unet(&json!({}))
+    }
+
+    /// The same with other fields in its U-Net's configuration.
+    pub(crate) fn with_unet(fields: &Value) -> Self {
         let scheduler = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
             "prediction_type": "v_prediction", "rescale_betas_zero_snr": true, "trained_betas": null });
         let text = json!({ "vocab_size": 2014, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
             "num_attention_heads": 2, "max_position_embeddings": 16 });
-        let unet = json!({ "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
+        let mut unet = json!({ "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
             "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": 2,
             "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 8 });
+        unet.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         let vae = json!({ "_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "norm_num_groups": 4,
             "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"], "scaling_factor": 0.25,
             "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"] });

@@ -36,8 +36,8 @@ function changes(request) {
     if (name === "seed" && request.seed_text) continue;
     const target = name === "seed_text" ? form.elements.seed : input;
     if (!target || target.type === "file" || value === null) continue;
-    // An empty number is the model's own, which its placeholder says.
-    const now = target.value || (target.type === "number" ? target.placeholder : "");
+    // What is empty is the model's own.
+    const now = target.value || target.dataset.own || (target.type === "number" ? target.placeholder : "");
     if (now !== String(value)) rows.push([target, target.name, now, String(value)]);
   }
   return rows;

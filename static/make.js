@@ -61,13 +61,19 @@ async function chosen() {
     if (answer.ok) page = new DOMParser().parseFromString(await answer.text(), "text/html");
   } catch { /* The server says so when the form is sent. */ }
   if (!page || field("model").value !== model) return;
-  for (const name of ["steps", "guidance", ...sides]) {
-    field(name).placeholder = page.getElementById(name).placeholder;
-    field(name).max = page.getElementById(name).max;
+  const theirs = (name) => page.getElementById(name);
+  for (const name of ["steps", "guidance", "clip_skip", ...sides]) {
+    field(name).placeholder = theirs(name).placeholder;
+    field(name).max = theirs(name).max;
   }
-  for (const side of sides) field(side).dataset.multiple = page.getElementById(side).dataset.multiple;
+  for (const name of ["sampler", "schedule"]) {
+    field(name).options[0].text = theirs(name).options[0].text;
+    field(name).dataset.own = theirs(name).dataset.own;
+  }
+  for (const side of sides) field(side).dataset.multiple = theirs(side).dataset.multiple;
+  field("edits").hidden = theirs("edits").hidden;
   fitting();
-  shapes.replaceChildren(...page.getElementById("shapes").children);
+  shapes.replaceChildren(...theirs("shapes").children);
   sliders.forEach(slide);
   pressed();
   count();

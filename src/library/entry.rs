@@ -46,7 +46,7 @@ pub struct Outline {
     /// What plans have to know.
     pub facts: Facts,
     /// Its family, in words.
-    pub kind: &'static str,
+    pub kind: String,
     /// What its weights will take in memory, as far as the headers of its files say.
     pub bytes: u64,
 }

@@ -36,7 +36,7 @@ pub(super) struct ModelView {
     /// Whether it is drawn with where a request names none.
     pub(super) default: bool,
     /// Its family, in words.
-    pub(super) kind: Option<&'static str>,
+    pub(super) kind: Option<String>,
     /// Why it cannot be used; none where it can.
     pub(super) reason: Option<String>,
     /// on_disk, waiting (to be loaded), loading or loaded.
@@ -78,7 +78,7 @@ impl ModelView {
         let facts = outline.as_ref().map(|outline| &outline.facts);
         Self {
             default: entry.first,
-            kind: outline.as_ref().map(|outline| outline.kind),
+            kind: outline.as_ref().map(|outline| outline.kind.clone()),
             reason,
             state,
             loaded,

@@ -3,7 +3,7 @@
 use super::parts::Parts;
 use super::{Defaults, Model, folder, name, single};
 use crate::Result;
-use crate::model::unet::UNetConfig;
+use crate::model::unet::{Beside, UNetConfig};
 use candle_core::{DType, Device};
 use std::path::{Path, PathBuf};
 
@@ -30,15 +30,21 @@ impl Opened {
         name(&self.path)
     }
 
-    /// What it is, in words.
-    pub fn kind(&self) -> &'static str {
-        match self.parts.unet.0.cross_attention_dim {
+    /// What it is, in words: its family, and what it is for besides plain drawing.
+    pub fn kind(&self) -> String {
+        let family = match self.unet().cross_attention_dim {
             _ if self.parts.codec.0.is_patch() => "Limner",
             768 => "Stable Diffusion 1",
             1024 => "Stable Diffusion 2",
             2048 => "Stable Diffusion XL",
             _ => "Stable Diffusion",
-        }
+        };
+        let purpose = match self.unet().beside() {
+            Some(Beside::Picture) => " for editing",
+            Some(Beside::MaskAndPicture) => " for inpainting",
+            Some(Beside::Nothing) | None => "",
+        };
+        format!("{family}{purpose}")
     }
 
     /// The noise-prediction network.
@@ -51,6 +57,11 @@ impl Opened {
         self.parts.codec.0.factor()
     }
 
+    /// Layers of the text encoder, of the smaller where there are two.
+    pub fn text_layers(&self) -> usize {
+        self.parts.text.iter().map(|text| text.config.num_hidden_layers).min().unwrap_or(1)
+    }
+
     /// Times of the forward process.
     pub fn times(&self) -> usize {
         self.parts.schedule.steps()
@@ -58,14 +69,15 @@ impl Opened {
 
     /// What to use where a request says nothing.
     pub fn defaults(&self) -> Defaults {
-        Defaults::of(self.unet())
+        self.parts.defaults
     }
 
     /// Bytes that its weights will take as `dtype`: an estimate from the files' headers, to which tensors that no
     /// network asks for belong, too.
     pub fn bytes(&self, dtype: DType) -> u64 {
         let Parts { text, unet, codec, .. } = &self.parts;
-        [&text.1, &unet.1, &codec.1].into_iter().map(|weights| weights.bytes(dtype)).sum()
+        let weights = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]);
+        weights.map(|weights| weights.bytes(dtype)).sum()
     }
 
     /// Builds the networks.

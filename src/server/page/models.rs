@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn what_was_chosen_stays_chosen_even_if_it_is_gone() {
         let models = || vec![model("a", None), model("broken", Some("x"))];
-        let facts = Facts { name: "a".into(), multiple_of: 8, width: 8, height: 8, steps: 1, guidance: 1.0, times: 9 };
+        let facts = Facts::plain("a", (8, 8), 8);
         let shown = |chosen: &str| {
             let choice = Choice { models: models(), facts: facts.clone(), chosen: chosen.to_owned(), error: None };
             let all = choice.all();

@@ -108,10 +108,9 @@ impl Library {
         if let Some(held) = lock(&self.shelf).get(&found.name, &found.stamp) {
             return Ok(held);
         }
-        on_load();
         let _loading = Loading::begin(&self.loading, &found.name);
         let began = Instant::now();
-        let pipeline = self.load(&found)?;
+        let pipeline = self.load(&found, on_load)?;
         let bytes = pipeline.bytes();
         // It may have taken more than its headers said.
         if !self.try_make_room(&found.name, bytes) {
@@ -234,11 +233,12 @@ impl Library {
         if bytes <= budget { Ok(()) } else { Err(Reason::too_large(bytes, budget)) }
     }
 
-    fn load(&self, found: &Found) -> Result<Pipeline> {
+    fn load(&self, found: &Found, on_load: &mut dyn FnMut()) -> Result<Pipeline> {
         let reason = |reason: Reason| reason.error(&found.name);
         let opened = self.open(found).map_err(reason)?;
         let bytes = Outline::of(&opened).bytes;
         self.check_budget(bytes).map_err(reason)?;
+        on_load();
         while !self.try_make_room(&found.name, bytes) {
             std::thread::sleep(PATIENCE);
         }

@@ -32,7 +32,7 @@ pub(crate) fn library(places: &[&Path], first: &Path, budget: u64) -> Library {
     Library::new(Settings { places, first: first.to_owned(), device: Device::Cpu, budget, give_back: || () })
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {

@@ -14,6 +14,7 @@ mod http;
 mod images;
 mod jobs;
 mod library;
+mod memory;
 mod networks;
 mod pages;
 mod parity;

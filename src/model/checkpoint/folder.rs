@@ -57,7 +57,7 @@ fn read_weights(path: &Path) -> Result<[Weights; 3]> {
 }
 
 /// Checks that `path` is a folder whose `model_index.json` names a pipeline this program runs.
-fn check_index(path: &Path) -> Result<()> {
+pub(crate) fn check_index(path: &Path) -> Result<()> {
     let file = path.join("model_index.json");
     if !file.is_file() {
         let message = "not a model folder: it has no model_index.json".to_owned();

@@ -44,9 +44,9 @@ pub(super) fn run(args: Args) -> Result<()> {
         }
     })?;
     if args.json {
-        print_json(&pulled)
+        println!("{:#}", serde_json::json!(pulled));
     } else {
-        print_text(&pulled)
+        print_text(&pulled);
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ impl Bar {
             Phase::Checking => self.say("Checking what is here already."),
             Phase::Fetching => self.say(&format!("Fetching {}.", HumanBytes(progress.total))),
             Phase::Waiting { seconds } => {
-                self.say(&format!("The hub does not answer well; trying again in {seconds} s."))
+                self.say(&format!("The hub does not answer well; trying again in {seconds} s."));
             }
         }
     }
@@ -123,8 +123,4 @@ fn print_text(pulled: &Pulled) {
     }
     println!("{}", printable(&path.display().to_string()));
     println!("Draw with it: limner generate --model {name} \"red apple\"");
-}
-
-fn print_json(pulled: &Pulled) {
-    println!("{:#}", serde_json::json!(pulled));
 }

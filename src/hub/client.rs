@@ -58,8 +58,9 @@ impl Hub {
     }
 
     fn open(endpoint: Option<&str>, token: Option<&str>, patience: Patience) -> Result<Self> {
-        // The folder is for hf-hub's own downloads, of which there are none.
-        let mut builder = ApiBuilder::from_cache(Cache::new(PathBuf::new())).with_token(None).with_progress(false);
+        // No folder: nothing is kept there, and a token is looked for in [`settings`].
+        let nowhere = Cache::new(PathBuf::from("/dev/null/hub"));
+        let mut builder = ApiBuilder::from_cache(nowhere).with_token(None).with_progress(false);
         if let Some(endpoint) = endpoint {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }

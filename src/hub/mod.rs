@@ -61,9 +61,9 @@ pub struct Pulled {
     pub name: String,
     /// Its folder or file.
     pub path: PathBuf,
-    /// How many files were fetched; 0 if all were there.
+    /// How many files were missing and have come; 0 if all were there.
     pub fetched_files: usize,
-    /// How many bytes of them.
+    /// How many bytes were missing.
     pub fetched_bytes: u64,
     /// Where the model is from, and what it consists of.
     #[serde(flatten)]

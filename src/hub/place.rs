@@ -3,7 +3,7 @@
 //! ```text
 //! models/NAME/              a model folder, with its limner.json
 //! models/NAME.safetensors   a model in one file, with NAME.limner.json
-//! models/.pull/NAME.lock    held by whoever works on NAME
+//! models/.pull/.NAME.lock   held by whoever works on NAME
 //! models/.pull/NAME/        what is on its way: tree/ is the folder in the making, HASH.part a file that is
 //! ```
 
@@ -89,7 +89,7 @@ impl Place {
     pub(super) fn lock(&self) -> Result<File> {
         let folder = self.models.join(WORKSHOPS);
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let path = folder.join(format!("{}.lock", self.name));
+        let path = folder.join(format!(".{}.lock", self.name));
         let lock = File::options().write(true).create(true).truncate(false).open(&path).map_err(Error::io(&path))?;
         match lock.try_lock() {
             Ok(()) => Ok(lock),

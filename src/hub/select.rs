@@ -54,7 +54,7 @@ pub(super) fn form(listing: &Listing, wanted: Option<&str>) -> Result<Form> {
         return Ok(Form::File(path.to_owned()));
     }
     if is_pickle_name(Path::new(path)) {
-        return Err(unsuitable(listing, format!("{path}: {PICKLE}")));
+        return Err(unsuitable(listing, &format!("{path}: {PICKLE}")));
     }
     let message = format!("{} has no file {path:?} that can be a model; {}", listing.id, choice(listing));
     Err(Error::Hub(Fault::Missing(message)))
@@ -63,8 +63,8 @@ pub(super) fn form(listing: &Listing, wanted: Option<&str>) -> Result<Form> {
 fn only_file(listing: &Listing) -> Result<Form> {
     match models(listing).as_slice() {
         [only] => Ok(Form::File(only.path.clone())),
-        [] => Err(unsuitable(listing, without_safetensors(&listing.files.iter().collect::<Vec<_>>()))),
-        _ => Err(unsuitable(listing, format!("no {INDEX}, so say which file is meant; {}", choice(listing)))),
+        [] => Err(unsuitable(listing, &without_safetensors(&listing.files.iter().collect::<Vec<_>>()))),
+        _ => Err(unsuitable(listing, &format!("no {INDEX}, so say which file is meant; {}", choice(listing)))),
     }
 }
 
@@ -116,12 +116,12 @@ impl Component {
         if files.is_empty() {
             return Err(unsuitable(
                 listing,
-                format!("no configuration in {}/: not a Stable Diffusion model", self.folder),
+                &format!("no configuration in {}/: not a Stable Diffusion model", self.folder),
             ));
         }
         if let Some(stem) = self.weights {
             let weights = self.weights(&all, stem, variant);
-            let missing = || unsuitable(listing, format!("in {}/, {}", self.folder, without_safetensors(&all)));
+            let missing = || unsuitable(listing, &format!("in {}/, {}", self.folder, without_safetensors(&all)));
             files.extend(weights.ok_or_else(missing)?.into_iter().cloned());
         }
         Ok(files)
@@ -167,7 +167,7 @@ fn shard_count(name: &str, stem: &str, half: bool) -> Option<usize> {
     (plain.is_some() == half && digits(number) && digits(count)).then(|| count.parse().ok())?
 }
 
-fn unsuitable(listing: &Listing, message: String) -> Error {
+fn unsuitable(listing: &Listing, message: &str) -> Error {
     Error::Hub(Fault::Unsuitable(format!("{}: {message}", listing.id)))
 }
 

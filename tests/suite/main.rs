@@ -10,6 +10,7 @@ mod crash;
 mod data;
 mod diffusion;
 mod http;
+mod hub;
 mod images;
 mod jobs;
 mod networks;

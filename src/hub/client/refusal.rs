@@ -21,8 +21,7 @@ pub(super) struct Question<'a> {
 pub(super) fn explain(question: &Question<'_>, answer: &Answer, from_hub: bool) -> Trouble {
     let status = answer.head.status.as_u16();
     match status {
-        401 if from_hub => Error::Hub(question.stranger(answer)).into(),
-        403 if from_hub => Error::Hub(question.forbidden(answer)).into(),
+        401 | 403 if from_hub => Error::Hub(question.denied(answer)).into(),
         404 | 410 if from_hub => Error::Hub(question.missing(answer)).into(),
         429 | 503 => busy(status, answer.header("retry-after").and_then(|text| text.trim().parse().ok())),
         _ => {
@@ -56,27 +55,21 @@ impl Question<'_> {
         }
     }
 
-    /// 401: hubs say that also of what is not there at all, so that nobody can find out what is.
-    fn stranger(&self, answer: &Answer) -> Fault {
+    /// 401 and 403. Hubs say 401 to strangers also of what is not there at all, so that nobody can find out what is.
+    fn denied(&self, answer: &Answer) -> Fault {
         let id = &self.repository.id;
-        Fault::Denied(match (self.with_token, gated(answer)) {
-            (true, _) => format!("{id}: the hub does not accept the token (401); put a valid one into HF_TOKEN"),
-            (false, true) => format!(
+        let gated = answer.header("x-error-code") == Some("GatedRepo");
+        Fault::Denied(match (answer.head.status.as_u16(), self.with_token, gated) {
+            (_, false, true) => format!(
                 "{id} is gated: accept its licence on the model's page, then set HF_TOKEN to a token of that account"
             ),
-            (false, false) => format!(
+            (403, true, true) => {
+                format!("{id} is gated: accept its licence on the model's page with the token's account")
+            }
+            (401, true, _) => format!("{id}: the hub does not accept the token (401); put a valid one into HF_TOKEN"),
+            (401, false, _) => format!(
                 "{id} is not there, or not for everybody (401): check the name; if it is private or gated, set HF_TOKEN \
                  to a token of an account that may read it"
-            ),
-        })
-    }
-
-    fn forbidden(&self, answer: &Answer) -> Fault {
-        let id = &self.repository.id;
-        Fault::Denied(match (self.with_token, gated(answer)) {
-            (true, true) => format!("{id} is gated: accept its licence on the model's page with the token's account"),
-            (false, true) => format!(
-                "{id} is gated: accept its licence on the model's page, then set HF_TOKEN to a token of that account"
             ),
             _ => format!("{id}: {}; the account of HF_TOKEN has to be allowed to read it", said(answer)),
         })
@@ -91,8 +84,4 @@ impl Question<'_> {
             _ => format!("there is no {id}"),
         })
     }
-}
-
-fn gated(answer: &Answer) -> bool {
-    answer.header("x-error-code") == Some("GatedRepo")
 }

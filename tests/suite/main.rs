@@ -11,6 +11,7 @@ mod data;
 mod diffusion;
 mod families;
 mod http;
+mod hub;
 mod images;
 mod jobs;
 mod networks;

@@ -11,6 +11,9 @@ mod weights;
 pub use defaults::Defaults;
 pub(crate) use file::{read_file, read_json, without_mark};
 pub use find::find;
+pub(crate) use find::{BUNDLED, all, is_model, is_name, users_folder};
+pub(crate) use folder::check_index;
+pub(crate) use weights::{PICKLE, is_pickle_name};
 
 use super::clip::ClipTextModel;
 use super::codec::Codec;

@@ -3,6 +3,8 @@
 mod file;
 mod shards;
 
+pub(crate) use file::{PICKLE, is_pickle_name};
+
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;

@@ -9,6 +9,7 @@ mod cli;
 mod crash;
 mod data;
 mod diffusion;
+mod families;
 mod http;
 mod hub;
 mod images;

@@ -16,8 +16,8 @@ const VAE_ENDING: &str = ".vae.safetensors";
 
 /// Where the model called `wanted` is: a name in one of the places where models are kept (`$LIMNER_MODELS`, `./models`,
 /// `limner/models` among the user's data, `models` beside the program, `models` of the source tree; the first that has
-/// it, as a folder or as `NAME.safetensors`), or a path to a folder or a file. Without either, the bundled model. An unknown name is an
-/// [`Error::Invalid`] that lists the known ones.
+/// it, as a folder or as `NAME.safetensors`), or a path to a folder or a file. Without either, the bundled model. An
+/// unknown name is an [`Error::Invalid`] that lists the known ones.
 pub fn find(wanted: Option<&str>) -> Result<PathBuf> {
     find_in(wanted.unwrap_or(BUNDLED), &places())
 }

@@ -61,6 +61,19 @@ impl CodecConfig {
             Self::Kl(config) => config.latent_channels,
         }
     }
+
+    /// Pixels per latent, along one side.
+    pub(super) fn factor(&self) -> usize {
+        match self {
+            Self::Patch(config) => config.factor(),
+            Self::Kl(config) => config.factor(),
+        }
+    }
+
+    /// Whether it is of the bundled model's kind.
+    pub(super) fn is_patch(&self) -> bool {
+        matches!(self, Self::Patch(_))
+    }
 }
 
 impl Codec {

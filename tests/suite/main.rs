@@ -14,6 +14,7 @@ mod http;
 mod hub;
 mod images;
 mod jobs;
+mod library;
 mod networks;
 mod pages;
 mod parity;

@@ -78,7 +78,7 @@ impl Pipeline {
 
     /// The model's name and the hash of its weights.
     pub fn identity(&self) -> (&str, &str) {
-        (&self.model.name, &self.model.hash)
+        (&self.model.name, self.model.hash())
     }
 
     /// Draws every picture of a plan. `on_step` hears of every step, and stops the work by returning an error.

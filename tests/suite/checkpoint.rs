@@ -47,7 +47,7 @@ fn a_folder_as_diffusers_writes_it_loads() {
     let tiny = Tiny::new();
     let model = load(&tiny);
     assert_eq!(model.name, tiny.path().file_name().unwrap().to_string_lossy());
-    assert_eq!(model.hash.len(), 10);
+    assert_eq!(model.hash().len(), 10);
     assert_eq!(model.prediction, Prediction::Velocity);
     assert_eq!(model.schedule.steps(), 1000);
     assert!((model.schedule.sigma_max() - 4096.0).abs() < 1.0, "rescaled to zero terminal SNR");
@@ -88,7 +88,7 @@ fn half_precision_variants_load() {
         let variant = VAE.replace(".safetensors", ".fp16.safetensors");
         fs::rename(tiny.file(VAE), tiny.file(&variant)).unwrap();
         let half = load(&tiny);
-        assert_ne!(half.hash, full.hash);
+        assert_ne!(half.hash(), full.hash());
         let largest = decode(&full).into_iter().fold(0f32, |m, v| m.max(v.abs()));
         let off = decode(&half).iter().zip(decode(&full)).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
         assert!(off < 0.05 * largest, "{dtype:?} is off by {off} of {largest}");

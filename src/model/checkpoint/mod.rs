@@ -20,14 +20,13 @@ use crate::diffusion::schedule::NoiseSchedule;
 use candle_core::{DType, Device};
 use parts::Parts;
 use std::path::Path;
+use weights::Hash;
 
 /// A loaded model: everything that the pipeline joins.
 #[derive(Debug)]
 pub struct Model {
     /// The folder's name, or the file's without its ending.
     pub name: String,
-    /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own.
-    pub hash: String,
     /// Prompts to ids.
     pub tokenizer: Tokenizer,
     /// Ids to states.
@@ -42,6 +41,7 @@ pub struct Model {
     pub prediction: Prediction,
     /// What to use where a request says nothing.
     pub defaults: Defaults,
+    hash: Hash,
 }
 
 /// A model's own defaults.
@@ -58,16 +58,19 @@ impl Model {
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
         let Parts { tokenizer, text, unet, codec, schedule, prediction } = parts;
-        let networks = || -> Result<_> {
-            let text_encoder = text.1.build(dtype, device, |vb| ClipTextModel::new(&text.0, vb))?;
-            let unet = unet.1.build(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
-            Ok((text_encoder, unet, codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?))
-        };
-        let (hash, networks) = rayon::join(|| weights::hash([&text.1, &unet.1, &codec.1]), networks);
-        let (text_encoder, unet, codec) = networks?;
+        let hash = Hash::of([&text.1, &unet.1, &codec.1]);
+        let text_encoder = text.1.build(dtype, device, |vb| ClipTextModel::new(&text.0, vb))?;
+        let unet = unet.1.build(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
+        let codec = codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?;
         // Of 3 and 5, small models of icons are recognised more often at 5; 7.5 is what Stable Diffusion is used with.
         let defaults = Defaults { guidance: if unet.config().sample_size <= 16 { 5.0 } else { 7.5 } };
         Ok(Self { name: name(path), hash, tokenizer, text_encoder, unet, codec, schedule, prediction, defaults })
+    }
+
+    /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own. The
+    /// first call may read all files. `unknown` where one was changed after it was loaded.
+    pub fn hash(&self) -> &str {
+        self.hash.get()
     }
 }
 

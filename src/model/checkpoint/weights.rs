@@ -1,7 +1,10 @@
 //! Weights on disk to the variables that layers ask for.
 
 mod file;
+mod hash;
 mod shards;
+
+pub(super) use hash::Hash;
 
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
@@ -9,7 +12,6 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use file::WeightFile;
 use safetensors::tensor::TensorInfo;
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,7 +66,7 @@ impl Weights {
     }
 
     fn open(paths: Vec<PathBuf>) -> Result<Self> {
-        let files = paths.into_iter().map(WeightFile::read).collect::<Result<Vec<_>>>()?;
+        let files = paths.into_iter().map(WeightFile::open).collect::<Result<Vec<_>>>()?;
         let place = |file, (stored, info): (String, TensorInfo)| {
             (stored.clone(), Place { file, stored, info, part: Part::Whole })
         };
@@ -155,24 +157,28 @@ impl Weights {
 impl Place {
     /// Of the part that is asked for.
     fn shape(&self) -> Vec<usize> {
-        let mut shape = self.info.shape.clone();
         match self.part {
-            Part::Whole => {}
-            Part::Third(_) => shape.iter_mut().take(1).for_each(|rows| *rows /= 3),
-            Part::Transposed => shape.reverse(),
+            Part::Whole => self.info.shape.clone(),
+            Part::Third(third) => self.third(third).shape,
+            Part::Transposed => self.info.shape.iter().rev().copied().collect(),
         }
-        shape
+    }
+
+    /// A third of the rows, in the file.
+    fn third(&self, third: usize) -> TensorInfo {
+        let TensorInfo { dtype, mut shape, data_offsets: (first, end) } = self.info.clone();
+        let all = shape.first().copied().unwrap_or(0);
+        let (rows, row) = (all / 3, (end - first) / all.max(1));
+        shape.iter_mut().take(1).for_each(|all| *all = rows);
+        let first = first + third * rows * row;
+        TensorInfo { dtype, shape, data_offsets: (first, first + rows * row) }
     }
 
     fn load(&self, file: &WeightFile, device: &Device) -> Result<Tensor> {
-        let stored = file.load(&self.stored, &self.info, device)?;
         Ok(match self.part {
-            Part::Whole => stored,
-            Part::Third(third) => {
-                let rows = stored.dim(0)? / 3;
-                stored.narrow(0, third * rows, rows)?.copy()?
-            }
-            Part::Transposed => stored.t()?.contiguous()?,
+            Part::Whole => file.load(&self.stored, &self.info, device)?,
+            Part::Third(third) => file.load(&self.stored, &self.third(third), device)?,
+            Part::Transposed => file.load(&self.stored, &self.info, device)?.t()?.contiguous()?,
         })
     }
 }
@@ -212,7 +218,9 @@ impl SimpleBackend for Weights {
             let message = format!("tensor {}: expected {:?}, found {found:?}", place.stored, shape.dims());
             return self.keep(Err(Error::model(&file.path, message)));
         }
-        self.keep(place.load(file, device))?.to_dtype(dtype)?.reshape(shape)
+        let tensor = self.keep(place.load(file, device))?.to_dtype(dtype)?;
+        // Of another rank, and then also contiguous; a reshape would put kernels into another order.
+        if found == shape.dims() { Ok(tensor) } else { tensor.reshape(shape) }
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
@@ -225,22 +233,4 @@ impl SimpleBackend for Weights {
     fn contains_tensor(&self, name: &str) -> bool {
         self.index.contains_key(name)
     }
-}
-
-/// The first ten digits of a SHA-256: of the file where there is one, as other programs name models, else over the
-/// digests of all files, each of which is computed on a core of its own.
-pub(super) fn hash<const N: usize>(parts: [&Weights; N]) -> String {
-    use rayon::prelude::*;
-    let mut files: Vec<&WeightFile> = Vec::new();
-    for file in parts.iter().flat_map(|weights| weights.files.iter()) {
-        if !files.iter().any(|known| std::ptr::eq(*known, file)) {
-            files.push(file);
-        }
-    }
-    let digests: Vec<_> = files.par_iter().map(|file| Sha256::digest(&file.bytes)).collect();
-    let whole = match digests.as_slice() {
-        [only] => *only,
-        several => several.iter().fold(Sha256::new(), |hash, digest| hash.chain_update(digest)).finalize(),
-    };
-    whole.iter().take(5).map(|byte| format!("{byte:02x}")).collect()
 }

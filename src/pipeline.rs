@@ -23,7 +23,7 @@ use crate::diffusion::inpaint::Inpaint;
 use crate::diffusion::noise::{NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
-use crate::model::checkpoint::Model;
+use crate::model::checkpoint::{Model, Precision};
 use crate::model::unet::UNet2DConditionModel;
 use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
@@ -56,9 +56,15 @@ impl Picture {
 }
 
 impl Pipeline {
-    /// Loads the model folder `path`. Fails with [`crate::Error::Model`], naming file and tensor.
+    /// Loads the model at `path` in the precision that suits the device. Fails with [`crate::Error::Model`], naming file
+    /// and tensor.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let model = Model::load(path, device, DType::F32)?;
+        Self::load_as(path, device, Precision::on(device, None))
+    }
+
+    /// The same in a precision that is asked for.
+    pub fn load_as(path: &Path, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
+        let model = Model::load(path, device, precision)?;
         Ok(Self { model, words: Words::read(path)?, device: device.clone() })
     }
 
@@ -192,8 +198,8 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     /// One guided call of the U-Net: a batch of two for each picture.
     pub fn call_unet(&self) -> Result<()> {
-        let prediction = self.model.unet.forward(&self.latents, &self.time, &self.context)?;
-        Ok(prediction.device().synchronize()?)
+        let network = Conditioned { unet: &self.model.unet, context: self.context.clone() };
+        Ok(network.predict(&self.latents, &self.time)?.device().synchronize()?)
     }
 
     /// One latent per picture to pixels.
@@ -239,7 +245,9 @@ struct Conditioned<'a> {
 }
 
 impl Network for Conditioned<'_> {
+    /// The sampler's state is in f32, whatever the network computes in.
     fn predict(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-        self.unet.forward(x, t, &self.context)
+        let dtype = self.unet.dtype();
+        self.unet.forward(&x.to_dtype(dtype)?, t, &self.context.to_dtype(dtype)?)
     }
 }

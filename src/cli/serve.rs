@@ -2,7 +2,6 @@
 
 use super::model::ModelArgs;
 use crate::config::ServerConfig;
-use crate::pipeline::Pipeline;
 use crate::server::{self, App};
 use crate::{Error, Result};
 use std::io::{ErrorKind, Write};
@@ -36,8 +35,7 @@ async fn serve(args: Args) -> Result<()> {
     args.config.check()?;
     let listener = bind(args.config.listen).await?;
     let address = listener.local_addr().map_err(|error| cannot_listen(args.config.listen, &error))?;
-    let (folder, device) = (args.model.folder()?, args.model.device()?);
-    let load = tokio::task::spawn_blocking(move || Pipeline::load(&folder, &device)).await;
+    let load = tokio::task::spawn_blocking(move || args.model.load()).await;
     let pipeline = load.map_err(|error| Error::Server(error.to_string()))??;
     let (name, folder) = (pipeline.facts().name, args.config.data_folder()?);
     let app = App::start(args.config, &folder, Arc::new(pipeline))?;

@@ -8,7 +8,8 @@ use super::gemm::{Matrix, Onto, product};
 use super::linear::column_sums;
 use super::math::vectorised;
 use super::native::{gradient, output, values, with_values};
-use super::threads;
+use super::stored::{Weights, check_trainable};
+use super::threads::{self, Scratch};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 /// Arguments: x (B, H, W, I), w (O, kh, kw, I), b (O).
@@ -120,18 +121,33 @@ impl Sizes {
         });
     }
 
-    fn forward(&self, x: &[f32], w: &[f32], b: &[f32]) -> Vec<f32> {
+    fn forward(&self, x: &[f32], w: Weights<'_>, b: &[f32]) -> Vec<f32> {
         let mut y = b.repeat(self.positions);
+        // Weights of which all tasks together would widen many for few positions: each of them once, then, for all.
+        if !w.is_full() && self.positions <= 2 * self.chunk() {
+            self.forward_at_once(x, w, &mut y);
+            return y;
+        }
         let (patch, chunk) = (self.patch(), self.chunk());
-        let weights = Matrix::dense(w, self.outputs, patch).transposed();
         threads::for_each(y.chunks_mut(chunk * self.outputs).enumerate().collect(), |(i, y)| {
             let count = y.len() / self.outputs;
-            threads::with_scratch(count * patch, |rows| {
+            threads::with_scratch(Scratch::Activations, count * patch, |rows| {
                 self.unfold(x, i * chunk, rows);
-                product(y, self.outputs, Onto::Sum, 1.0, Matrix::dense(rows, count, patch), weights);
+                w.add_product(y, Matrix::dense(rows, count, patch));
             });
         });
         y
+    }
+
+    /// Everything is unfolded before anything is multiplied.
+    fn forward_at_once(&self, x: &[f32], w: Weights<'_>, y: &mut [f32]) {
+        let (patch, chunk) = (self.patch(), self.chunk());
+        threads::with_scratch(Scratch::Activations, self.positions * patch, |rows| {
+            threads::for_each(rows.chunks_mut(chunk * patch).enumerate().collect(), |(i, rows)| {
+                self.unfold(x, i * chunk, rows);
+            });
+            w.add_product_spread(y, rows);
+        });
     }
 
     /// Gradients of x, w and b. On one thread: the trainer spreads samples over the cores instead.
@@ -139,7 +155,7 @@ impl Sizes {
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
         let (patch, chunk) = (self.patch(), self.gradient_chunk());
         let weights = Matrix::dense(w, self.outputs, patch);
-        threads::with_scratch(chunk * patch, |rows| {
+        threads::with_scratch(Scratch::Activations, chunk * patch, |rows| {
             for (i, dy) in dy.chunks(chunk * self.outputs).enumerate() {
                 let count = dy.len() / self.outputs;
                 let (rows, dy) = (&mut rows[..count * patch], Matrix::dense(dy, count, self.outputs));
@@ -168,7 +184,7 @@ impl CustomOp3 for Conv2d {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let sizes = self.sizes(lx.shape(), lw.shape())?;
-        let y = sizes.forward(values(x, lx)?, values(w, lw)?, values(b, lb)?);
+        let y = sizes.forward(values(x, lx)?, Weights::of(w, lw)?, values(b, lb)?);
         output(y, (lx.dims()[0], sizes.out_height, sizes.out_width, sizes.outputs))
     }
 
@@ -180,6 +196,7 @@ impl CustomOp3 for Conv2d {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        check_trainable("conv2d", w.dtype())?;
         let sizes = self.sizes(x.shape(), w.shape())?;
         let (dx, dw, db) = with_values([x, w, &grad.contiguous()?], |[x, w, dy]| sizes.backward(x, w, dy))?;
         Ok((gradient(dx, x)?, gradient(dw, w)?, gradient(db, b)?))

@@ -131,3 +131,66 @@ fn results_do_not_depend_on_threads() {
         || conv2d(&x, &w, Some(&b), 1, Padding::same(1)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(run(), on_this_thread(run));
 }
+
+fn bits(x: &Tensor) -> Vec<u32> {
+    x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// `w` in half precision, and the same numbers in f32.
+fn halved(w: &Tensor, dtype: DType) -> (Tensor, Tensor) {
+    let half = w.to_dtype(dtype).unwrap();
+    (half.clone(), half.to_dtype(DType::F32).unwrap())
+}
+
+/// Shapes around every limit at which a product changes its road: single rows and columns, few and many of both, blocks
+/// that are whole and blocks that are not.
+#[test]
+fn weights_in_half_precision_give_the_bits_of_the_same_numbers_in_f32() {
+    let rows = [1, 2, 3, 5, 16, 63, 64, 65, 77, 128, 255, 513];
+    for (inputs, outputs) in
+        [(1, 1), (2, 130), (3, 64), (320, 1), (17, 5), (40, 65), (320, 320), (1100, 300), (2100, 129), (530, 1290)]
+    {
+        let w = var(&[outputs, inputs], 1);
+        for dtype in [DType::F16, DType::BF16] {
+            let (half, full) = halved(&w, dtype);
+            for rows in rows {
+                let (x, b) = (var(&[rows, inputs], 2), var(&[outputs], 3));
+                let (found, expected) = (linear(&x, &half, Some(&b)).unwrap(), linear(&x, &full, Some(&b)).unwrap());
+                assert!(bits(&found) == bits(&expected), "{rows} x {inputs} x {outputs} {dtype:?}");
+                assert!(bits(&on_this_thread(|| linear(&x, &half, Some(&b))).unwrap()) == bits(&expected));
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_in_half_precision_give_the_bits_of_the_same_numbers_in_f32() {
+    let cases = [
+        ((1, 1, 1, 1), (1, 1), 1, Padding::same(0)),
+        ((2, 8, 8, 130), (300, 3), 1, Padding::same(1)),
+        ((2, 8, 8, 320), (130, 1), 1, Padding::same(0)),
+        ((1, 21, 17, 12), (4, 3), 1, Padding::same(1)),
+        ((3, 17, 16, 40), (65, 3), 2, Padding::after(1)),
+        ((1, 24, 24, 260), (257, 3), 1, Padding::same(1)),
+    ];
+    for ((b, h, w, i), (o, k), stride, padding) in cases {
+        let (x, bias) = (var(&[b, h, w, i], 1), var(&[o], 3));
+        for dtype in [DType::F16, DType::BF16] {
+            let (half, full) = halved(&var(&[o, k, k, i], 2), dtype);
+            let run = |w: &Tensor| bits(&conv2d(&x, w, Some(&bias), stride, padding).unwrap());
+            assert!(run(&half) == run(&full), "{b} x {h} x {w} x {i}, {o} {k} {dtype:?}");
+            assert!(on_this_thread(|| run(&half)) == run(&full));
+        }
+    }
+}
+
+#[test]
+fn weights_in_half_precision_have_no_gradient_and_say_so() {
+    let (x, w) = (var(&[3, 4], 1), var(&[5, 4], 2).to_dtype(DType::BF16).unwrap());
+    let error = linear(&x, &w, None).unwrap().sum_all().unwrap().backward().unwrap_err().to_string();
+    assert!(error.contains("linear: gradients are computed for weights in F32, these are BF16"), "{error}");
+    let (x, w) = (var(&[1, 4, 4, 2], 1), var(&[5, 3, 3, 2], 2).to_dtype(DType::F16).unwrap());
+    let y = conv2d(&x, &w, None, 1, Padding::same(1)).unwrap();
+    let error = y.sum_all().unwrap().backward().unwrap_err().to_string();
+    assert!(error.contains("conv2d: gradients are computed for weights in F32, these are F16"), "{error}");
+}

@@ -8,7 +8,7 @@
 use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
 use crate::Result;
 use crate::kernels::Padding;
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,11 @@ impl PatchAutoencoder {
         &self.config
     }
 
+    /// The type that it computes in: that of pictures and latents, in and out.
+    pub fn dtype(&self) -> DType {
+        self.decoder.norm_out.dtype()
+    }
+
     /// Pictures (B, 3, H, W) in [-1, 1], with sides divisible by [`PatchAutoencoderConfig::factor`], to latents.
     pub fn encode(&self, pictures: &Tensor) -> Result<Moments> {
         let x = space_to_depth(&to_channels_last(pictures)?, self.config.patch_size)?;
@@ -135,8 +140,8 @@ impl PatchAutoencoder {
 
     fn statistics(&self, like: &Tensor) -> Result<(Tensor, Tensor)> {
         let per_channel = |values: &[f64]| -> Result<Tensor> {
-            let column = Tensor::new(values, like.device())?.reshape((1, values.len(), 1, 1))?;
-            Ok(column.to_dtype(like.dtype())?)
+            let column = Tensor::new(values, &Device::Cpu)?.reshape((1, values.len(), 1, 1))?;
+            Ok(column.to_dtype(like.dtype())?.to_device(like.device())?)
         };
         Ok((per_channel(&self.config.latents_mean)?, per_channel(&self.config.latents_std)?))
     }
@@ -254,7 +259,6 @@ fn depth_to_space(x: &Tensor, n: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn depth_to_space_undoes_space_to_depth() {

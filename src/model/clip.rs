@@ -93,11 +93,11 @@ impl ClipTextModel {
     /// Token ids (B, T), u32, to the last hidden state after the final norm, (B, T, C). More tokens than there are
     /// positions, or an id outside the vocabulary, are an error.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        let (table, length) = (self.position_embedding.weight(), ids.dim(1)?);
-        if length > table.dim(0)? {
-            return Err(fault(&format!("{length} tokens, but only {} positions", table.dim(0)?)));
+        let (most, length) = (self.position_embedding.weight().dim(0)?, ids.dim(1)?);
+        if length > most {
+            return Err(fault(&format!("{length} tokens, but only {most} positions")));
         }
-        let positions = table.narrow(0, 0, length)?;
+        let positions = self.position_embedding.first(length)?;
         let x = self.token_embedding.forward(ids)?.broadcast_add(&positions)?;
         let x = self.layers.iter().try_fold(x, |x, layer| layer.forward(&x))?;
         self.final_layer_norm.forward(&x)

@@ -5,7 +5,7 @@
 
 use crate::Result;
 use crate::kernels::{self, Activation, Padding};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 /// Parameters start uniform in +-1/sqrt(fan_in), PyTorch's default for linear and convolution layers.
@@ -96,6 +96,11 @@ impl GroupNorm {
         Ok(Self { weight, bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?, groups, eps })
     }
 
+    /// The type of its parameters, which is that of the activations around it.
+    pub fn dtype(&self) -> DType {
+        self.weight.dtype()
+    }
+
     /// (B, .., C) -> the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         kernels::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, Activation::Identity)
@@ -132,24 +137,31 @@ impl LayerNorm {
 #[derive(Debug, Clone)]
 pub struct Embedding {
     weight: Tensor,
+    /// Of the vectors that it gives, whatever those of the table are kept in.
+    dtype: DType,
 }
 
 impl Embedding {
     /// A table that starts normal with deviation 0.02, as CLIP's does.
     pub fn new(rows: usize, channels: usize, vb: &VarBuilder) -> Result<Self> {
         let init = Init::Randn { mean: 0.0, stdev: 0.02 };
-        Ok(Self { weight: vb.get_with_hints((rows, channels), "weight", init)? })
+        Ok(Self { weight: vb.get_with_hints((rows, channels), "weight", init)?, dtype: vb.dtype() })
     }
 
     /// u32 indices (B, T) -> (B, T, C).
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
-        Ok(self.weight.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, ()))?)
+        Ok(self.weight.index_select(&ids.flatten_all()?, 0)?.to_dtype(self.dtype)?.reshape((b, t, ()))?)
     }
 
-    /// The whole table.
+    /// The whole table, as it is kept.
     pub fn weight(&self) -> &Tensor {
         &self.weight
+    }
+
+    /// The first vectors of the table, (count, C).
+    pub fn first(&self, count: usize) -> Result<Tensor> {
+        Ok(self.weight.narrow(0, 0, count)?.to_dtype(self.dtype)?)
     }
 }
 

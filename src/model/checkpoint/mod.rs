@@ -4,11 +4,13 @@ mod file;
 mod find;
 mod folder;
 mod parts;
+mod precision;
 mod single;
 mod weights;
 
 pub(crate) use file::{read_file, read_json, without_mark};
 pub use find::find;
+pub use precision::Precision;
 
 use super::clip::ClipTextModel;
 use super::codec::Codec;
@@ -17,7 +19,7 @@ use super::unet::UNet2DConditionModel;
 use crate::Result;
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::NoiseSchedule;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use parts::Parts;
 use std::path::Path;
 use weights::Hash;
@@ -52,16 +54,17 @@ pub struct Defaults {
 }
 
 impl Model {
-    /// Loads a diffusers folder, or a single file in the names of the original Stable Diffusion, weights as `dtype`. An
-    /// unusable one is an [`crate::Error::Model`] that names the file and, where one is at fault, the tensor with its
+    /// Loads a diffusers folder, or a single file in the names of the original Stable Diffusion, in a [`Precision`], or
+    /// everything in one type. An unusable one is an [`crate::Error::Model`] that names the file and, where one is at fault, the tensor with its
     /// expected and found shape.
-    pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
+    pub fn load(path: &Path, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
         let Parts { tokenizer, text, unet, codec, schedule, prediction } = parts;
         let hash = Hash::of([&text.1, &unet.1, &codec.1]);
-        let text_encoder = text.1.build(dtype, device, |vb| ClipTextModel::new(&text.0, vb))?;
-        let unet = unet.1.build(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
-        let codec = codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?;
+        let precision = precision.into().of_model(unet.1.stored());
+        let text_encoder = text.1.build(precision, device, |vb| ClipTextModel::new(&text.0, vb))?;
+        let unet = unet.1.build(precision, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
+        let codec = codec.1.build(precision.of_codec(), device, |vb| Codec::new(&codec.0, vb))?;
         // Of 3 and 5, small models of icons are recognised more often at 5; 7.5 is what Stable Diffusion is used with.
         let defaults = Defaults { guidance: if unet.config().sample_size <= 16 { 5.0 } else { 7.5 } };
         Ok(Self { name: name(path), hash, tokenizer, text_encoder, unet, codec, schedule, prediction, defaults })

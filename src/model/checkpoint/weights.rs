@@ -6,6 +6,7 @@ mod shards;
 
 pub(super) use hash::Hash;
 
+use super::precision::Precision;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
@@ -28,6 +29,8 @@ pub(super) struct Weights {
     /// Where the tensors are, by the names that networks ask for.
     index: Arc<HashMap<String, Place>>,
     faults: Arc<Mutex<Faults>>,
+    /// In which types networks get them.
+    precision: Precision,
 }
 
 /// A tensor, or a part of one, in one of the files.
@@ -72,7 +75,7 @@ impl Weights {
         };
         let tensors = files.iter().enumerate();
         let index = tensors.flat_map(|(i, file)| file.tensors().map(move |tensor| place(i, tensor))).collect();
-        Ok(Self { files: Arc::new(files), index: Arc::new(index), faults: Arc::default() })
+        Ok(Self::of(Arc::new(files), index))
     }
 
     /// Reads the one file `path`.
@@ -86,12 +89,22 @@ impl Weights {
             let targets = targets(&place.stored).into_iter();
             targets.map(|(name, part)| (name, Place { part, ..place.clone() }))
         });
-        Self { files: self.files.clone(), index: Arc::new(places.collect()), faults: Arc::default() }
+        Self::of(self.files.clone(), places.collect())
+    }
+
+    fn of(files: Arc<Vec<WeightFile>>, index: HashMap<String, Place>) -> Self {
+        Self { files, index: Arc::new(index), faults: Arc::default(), precision: DType::F32.into() }
     }
 
     /// The shape that the tensor `name` has.
     pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.index.get(name).map(Place::shape)
+    }
+
+    /// The type in which most of the weights are stored, as far as it can be told from the largest of them.
+    pub(super) fn stored(&self) -> DType {
+        let size = |place: &&Place| place.info.data_offsets.1 - place.info.data_offsets.0;
+        self.index.values().max_by_key(size).map_or(DType::F32, |place| place.dtype())
     }
 
     /// All names.
@@ -108,11 +121,12 @@ impl Weights {
     /// network does not ask for are ignored.
     pub(super) fn build<T>(
         &self,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
         build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
     ) -> Result<T> {
-        let built = build(&VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone()));
+        let weights = Box::new(Self { precision, ..self.clone() });
+        let built = build(&VarBuilder::from_backend(weights, precision.activations(), device.clone()));
         match std::mem::take(&mut *self.faults()).into_error(|| self.path()) {
             Some(error) => Err(error),
             None => built.map_err(|e| Error::model(self.path(), e.to_string())),
@@ -138,6 +152,17 @@ impl Weights {
             self.faults().unusable.get_or_insert(error);
             candle_core::Error::Msg(message)
         })
+    }
+
+    /// For a network with activations of type `used`.
+    fn take(&self, file: &WeightFile, place: &Place, used: DType, device: &Device) -> candle_core::Result<Tensor> {
+        let tensor = self.keep(place.load(file))?;
+        let kept = self.precision.kept(tensor.dtype(), tensor.rank(), used);
+        // Not every device has F64, and half precision is moved in half the time.
+        match tensor.dtype() {
+            DType::F64 => tensor.to_dtype(kept)?.to_device(device),
+            _ => tensor.to_device(device)?.to_dtype(kept),
+        }
     }
 
     /// Zeros in place of a missing tensor, so that one reading of the model finds all that is missing;
@@ -174,11 +199,17 @@ impl Place {
         TensorInfo { dtype, shape, data_offsets: (first, first + rows * row) }
     }
 
-    fn load(&self, file: &WeightFile, device: &Device) -> Result<Tensor> {
+    /// The type in which it is stored; F32 for types that are refused.
+    fn dtype(&self) -> DType {
+        DType::try_from(self.info.dtype).unwrap_or(DType::F32)
+    }
+
+    /// On the CPU, in the type in which it is stored.
+    fn load(&self, file: &WeightFile) -> Result<Tensor> {
         Ok(match self.part {
-            Part::Whole => file.load(&self.stored, &self.info, device)?,
-            Part::Third(third) => file.load(&self.stored, &self.third(third), device)?,
-            Part::Transposed => file.load(&self.stored, &self.info, device)?.t()?.contiguous()?,
+            Part::Whole => file.load(&self.stored, &self.info)?,
+            Part::Third(third) => file.load(&self.stored, &self.third(third))?,
+            Part::Transposed => file.load(&self.stored, &self.info)?.t()?.contiguous()?,
         })
     }
 }
@@ -218,14 +249,14 @@ impl SimpleBackend for Weights {
             let message = format!("tensor {}: expected {:?}, found {found:?}", place.stored, shape.dims());
             return self.keep(Err(Error::model(&file.path, message)));
         }
-        let tensor = self.keep(place.load(file, device))?.to_dtype(dtype)?;
+        let tensor = self.take(file, place, dtype, device)?;
         // Of another rank, and then also contiguous; a reshape would put kernels into another order.
         if found == shape.dims() { Ok(tensor) } else { tensor.reshape(shape) }
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         match self.find(name) {
-            Some((file, place)) => self.keep(place.load(file, device))?.to_dtype(dtype),
+            Some((file, place)) => self.take(file, place, dtype, device),
             None => candle_core::bail!("{name} is missing"),
         }
     }

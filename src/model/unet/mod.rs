@@ -13,7 +13,7 @@ use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
 use crate::Result;
 use crate::kernels;
 use blocks::{Conditions, DownBlock, MidBlock, UpBlock};
-use candle_core::{Tensor, bail};
+use candle_core::{DType, Tensor, bail};
 use candle_nn::VarBuilder;
 use embedding::TimeEmbedding;
 use text_embedding::TextEmbedding;
@@ -60,6 +60,11 @@ impl UNet2DConditionModel {
     /// The sizes this was built with.
     pub fn config(&self) -> &UNetConfig {
         &self.config
+    }
+
+    /// The type that it computes in: that of latents and text states, in and out.
+    pub fn dtype(&self) -> DType {
+        self.conv_norm_out.dtype()
     }
 
     /// Noisy latents (B, C, H, W), one time per sample (B,), fractional ones too, and text states (B, S, D) to the

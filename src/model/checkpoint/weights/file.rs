@@ -74,7 +74,7 @@ impl WeightFile {
     ///
     /// A convolution's kernels, (O, I, kh, kw), lie in memory as (O, kh, kw, I), as [`crate::kernels`] want them: what a
     /// layer makes of them is then no copy.
-    pub(super) fn load(&self, name: &str, info: &TensorInfo, device: &Device) -> Result<Tensor> {
+    pub(super) fn load(&self, name: &str, info: &TensorInfo) -> Result<Tensor> {
         let unusable = |message: String| Error::model(&self.path, format!("tensor {name}: {message}"));
         let read = match info.dtype {
             Dtype::F16 => self.tensor(info, Vec::<u16>::reinterpret_into::<f16>),
@@ -83,11 +83,10 @@ impl WeightFile {
             Dtype::F64 => self.tensor(info, |values: Vec<f64>| values),
             other => return Err(unusable(format!("expected F16, BF16, F32 or F64 numbers, found {other}"))),
         };
-        let tensor = read.map_err(|e| match e.kind() {
+        read.map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => unusable("the file has been cut short since it was opened".into()),
             _ => unusable(e.to_string()),
-        })?;
-        Ok(tensor.to_device(device)?)
+        })
     }
 
     fn tensor<T: Pod + Send + Sync, N: WithDType>(
@@ -264,9 +263,9 @@ mod tests {
             for dtype in [F16, BF16, F32, F64] {
                 let saved = save(&path, shape, dtype, 0.0);
                 let (file, info) = open(&path);
-                let loaded = file.load("x", &info, &Device::Cpu).unwrap();
+                let loaded = file.load("x", &info).unwrap();
                 assert!(same(&loaded, &saved), "{shape:?} {dtype:?}");
-                if let [_, 1.., 3, 3] = shape {
+                if shape.len() == 4 && shape[1] > 5 {
                     assert!(loaded.permute((0, 2, 3, 1)).unwrap().is_contiguous(), "{shape:?}");
                 }
             }
@@ -284,11 +283,11 @@ mod tests {
         let other = folder.path().join("y.safetensors");
         save(&other, &[1000], candle_core::DType::F32, 2.0);
         fs::rename(&other, &path).unwrap();
-        assert!(same(&file.load("x", &info, &Device::Cpu).unwrap(), &saved));
+        assert!(same(&file.load("x", &info).unwrap(), &saved));
 
         let (file, info) = open(&path);
         fs::File::options().write(true).open(&path).unwrap().set_len(2000).unwrap();
-        let error = file.load("x", &info, &Device::Cpu).unwrap_err();
+        let error = file.load("x", &info).unwrap_err();
         assert!(matches!(error, Error::Model { .. }));
         let message = "tensor x: the file has been cut short since it was opened";
         assert_eq!(error.to_string(), format!("{}: {message}", path.display()));

@@ -95,17 +95,25 @@ impl Codec {
         }
     }
 
+    /// Pictures (B, 3, H, W) in [-1, 1] to the mean of the autoencoder's own latents (B, C, h, w), not normalised.
+    pub fn mean(&self, pictures: &Tensor) -> Result<Tensor> {
+        let x = pictures.to_dtype(self.dtype())?;
+        let mean = match self {
+            Self::Patch(model) => model.encode(&x)?.mean,
+            Self::Kl(model) => model.encode(&x)?.mean,
+        };
+        Ok(mean.to_dtype(pictures.dtype())?)
+    }
+
     /// Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) as the U-Net sees them: the mean, normalised.
     pub fn encode(&self, pictures: &Tensor) -> Result<Tensor> {
-        let x = pictures.to_dtype(self.dtype())?;
-        let latents = match self {
-            Self::Patch(model) => model.normalise(&model.encode(&x)?.mean)?,
+        match self {
+            Self::Patch(model) => model.normalise(&self.mean(pictures)?),
             Self::Kl(model) => {
                 let (scale, shift) = scale_and_shift(model.config());
-                ((model.encode(&x)?.mean - shift)? * scale)?
+                Ok(((self.mean(pictures)? - shift)? * scale)?)
             }
-        };
-        Ok(latents.to_dtype(pictures.dtype())?)
+        }
     }
 
     /// The inverse of [`Codec::encode`], as far as the autoencoder goes: about [-1, 1], not clipped.

@@ -1,5 +1,6 @@
 //! What is on disk to networks in memory: a diffusers folder or a single file, read by [`Model::load`].
 
+mod defaults;
 mod file;
 mod find;
 mod folder;
@@ -8,19 +9,20 @@ mod precision;
 mod single;
 mod weights;
 
+pub use defaults::Defaults;
 pub(crate) use file::{read_file, read_json, without_mark};
 pub use find::find;
 pub use precision::Precision;
 
 use super::clip::ClipTextModel;
 use super::codec::Codec;
-use super::tokenizer::Tokenizer;
+use super::text_encoder::TextEncoder;
 use super::unet::UNet2DConditionModel;
 use crate::Result;
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::NoiseSchedule;
 use candle_core::Device;
-use parts::Parts;
+use parts::{Parts, TextParts};
 use std::path::Path;
 use weights::Hash;
 
@@ -29,10 +31,10 @@ use weights::Hash;
 pub struct Model {
     /// The folder's name, or the file's without its ending.
     pub name: String,
-    /// Prompts to ids.
-    pub tokenizer: Tokenizer,
-    /// Ids to states.
-    pub text_encoder: ClipTextModel,
+    /// Prompts to states: one encoder, or two whose states stand side by side, of which the last gives the vector.
+    pub text: Vec<TextEncoder>,
+    /// Whether an empty negative prompt is told as zeros instead of being read (SDXL).
+    pub zeros_for_empty: bool,
     /// The noise-prediction network.
     pub unet: UNet2DConditionModel,
     /// Latents to pictures and back.
@@ -46,28 +48,24 @@ pub struct Model {
     hash: Hash,
 }
 
-/// A model's own defaults.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Defaults {
-    /// Guidance scale.
-    pub guidance: f64,
-}
-
 impl Model {
     /// Loads a diffusers folder, or a single file in the names of the original Stable Diffusion, in a [`Precision`], or
-    /// everything in one type. An unusable one is an [`crate::Error::Model`] that names the file and, where one is at fault, the tensor with its
-    /// expected and found shape.
+    /// everything in one type. An unusable one is an [`crate::Error::Model`] that names the file and, where one is at
+    /// fault, the tensor with its expected and found shape.
     pub fn load(path: &Path, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
-        let Parts { tokenizer, text, unet, codec, schedule, prediction } = parts;
-        let hash = Hash::of([&text.1, &unet.1, &codec.1]);
+        let Parts { text, unet, codec, schedule, prediction, defaults, zeros_for_empty } = parts;
+        let hash = Hash::of(text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]));
         let precision = precision.into().of_model(unet.1.stored());
-        let text_encoder = text.1.build(precision, device, |vb| ClipTextModel::new(&text.0, vb))?;
+        let encoder = |TextParts { tokenizer, config, weights, reading }| -> Result<_> {
+            let network = weights.build(precision, device, |vb| ClipTextModel::new(&config, vb))?;
+            Ok(TextEncoder { tokenizer, network, reading })
+        };
+        let text = text.into_iter().map(encoder).collect::<Result<_>>()?;
         let unet = unet.1.build(precision, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
         let codec = codec.1.build(precision.of_codec(), device, |vb| Codec::new(&codec.0, vb))?;
-        // Of 3 and 5, small models of icons are recognised more often at 5; 7.5 is what Stable Diffusion is used with.
-        let defaults = Defaults { guidance: if unet.config().sample_size <= 16 { 5.0 } else { 7.5 } };
-        Ok(Self { name: name(path), hash, tokenizer, text_encoder, unet, codec, schedule, prediction, defaults })
+        let name = name(path);
+        Ok(Self { name, text, zeros_for_empty, unet, codec, schedule, prediction, defaults, hash })
     }
 
     /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own. The

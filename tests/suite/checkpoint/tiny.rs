@@ -49,14 +49,42 @@ impl Tiny {
         Self::with(&scheduler, &text, &unet, &vae)
     }
 
+    /// The same of SDXL: two text encoders, the second of which gives the text as one vector, and no attention at the
+    /// finest level.
+    pub(crate) fn xl() -> Self {
+        let scheduler = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
+        let text = json!({ "vocab_size": 49408, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 1, "max_position_embeddings": 16, "hidden_act": "quick_gelu" });
+        let second = json!({ "vocab_size": 49408, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 1, "max_position_embeddings": 16, "hidden_act": "gelu", "projection_dim": 48,
+            "architectures": ["CLIPTextModelWithProjection"] });
+        let unet = json!({ "sample_size": 128, "block_out_channels": [64, 128], "layers_per_block": 2,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "attention_head_dim": [1, 2],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "cross_attention_dim": 128,
+            "use_linear_projection": true, "transformer_layers_per_block": [1, 2],
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 6 * 256 + 48 });
+        let vae = json!({ "_class_name": "AutoencoderKL", "block_out_channels": [32, 64], "layers_per_block": 2,
+            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"], "scaling_factor": 0.13025,
+            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"] });
+        let tiny = Self::with(&scheduler, &text, &unet, &vae);
+        tiny.write_json(
+            "model_index.json",
+            &json!({ "_class_name": "StableDiffusionXLPipeline",
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "image_encoder": [null, null] }),
+        );
+        tiny.write_tokenizer("tokenizer_2");
+        tiny.write_json("tokenizer_2/special_tokens_map.json", &json!({ "pad_token": "!" }));
+        tiny.write_text("text_encoder_2", &second);
+        tiny
+    }
+
     fn with(scheduler: &Value, text: &Value, unet: &Value, vae: &Value) -> Self {
         let tiny = Self(tempfile::tempdir().unwrap());
         tiny.write_json("model_index.json", &json!({ "_class_name": "StableDiffusionPipeline" }));
         tiny.write_json("scheduler/scheduler_config.json", scheduler);
-        tiny.write_tokenizer();
-        tiny.write_network("text_encoder", "model", text, |vb| {
-            ClipTextModel::new(&serde_json::from_value(text.clone()).unwrap(), vb).map(drop)
-        });
+        tiny.write_tokenizer("tokenizer");
+        tiny.write_text("text_encoder", text);
         tiny.write_network("unet", "diffusion_pytorch_model", unet, |vb| {
             UNet2DConditionModel::new(&serde_json::from_value(unet.clone()).unwrap(), vb).map(drop)
         });
@@ -100,10 +128,16 @@ impl Tiny {
         candle_core::safetensors::save(tensors, self.file(name)).unwrap();
     }
 
-    fn write_tokenizer(&self) {
+    fn write_text(&self, part: &str, config: &Value) {
+        self.write_network(part, "model", config, |vb| {
+            ClipTextModel::new(&serde_json::from_value(config.clone()).unwrap(), vb).map(drop)
+        });
+    }
+
+    fn write_tokenizer(&self, part: &str) {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
         for name in ["vocab.json", "merges.txt"] {
-            self.write(&format!("tokenizer/{name}"), &fs::read(fixtures.join(name)).unwrap());
+            self.write(&format!("{part}/{name}"), &fs::read(fixtures.join(name)).unwrap());
         }
     }
 

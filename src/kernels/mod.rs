@@ -9,6 +9,7 @@
 mod activation;
 mod attention;
 mod conv2d;
+mod fused;
 mod gemm;
 mod linear;
 mod math;
@@ -18,6 +19,7 @@ mod reference;
 mod stored;
 mod threads;
 
+pub use fused::{Convolution, Normalisation, Residual, enlarged_conv2d, norm_silu_conv2d, residual_block};
 pub(crate) use native::with_values;
 pub use threads::on_this_thread;
 
@@ -64,7 +66,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     if !is_native(x) || !stored::serves(w.dtype()) {
         return reference::linear(x, w, b);
     }
-    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, x, w)?, linear::Linear)?)
+    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w, x.dtype())?, linear::Linear)?)
 }
 
 /// 2-D convolution (cross-correlation). Shapes: `x` (B, H, W, I), `w` (O, kh, kw, I), `b` (O); returns (B, H', W', O).
@@ -73,7 +75,7 @@ pub fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, stride: usize, padding
         return reference::conv2d(x, w, b, stride, padding);
     }
     let op = conv2d::Conv2d { stride, padding };
-    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, x, w)?, op)?)
+    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w, x.dtype())?, op)?)
 }
 
 /// Group normalisation over all positions of a sample and the channels of a group, then `activation`.
@@ -155,11 +157,10 @@ fn is_native(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && !BY_REFERENCE.get()
 }
 
-/// In the type of `x`.
-fn bias_or_zeros(b: Option<&Tensor>, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+fn bias_or_zeros(b: Option<&Tensor>, w: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(match b {
-        Some(b) => b.to_dtype(x.dtype())?,
-        None => Tensor::zeros(w.dim(0)?, x.dtype(), x.device())?,
+        Some(b) => b.to_dtype(dtype)?,
+        None => Tensor::zeros(w.dim(0)?, dtype, w.device())?,
     })
 }
 

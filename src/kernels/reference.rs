@@ -70,6 +70,17 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal
     Ok(weights.matmul(&v)?.transpose(1, 2)?.reshape((b, t, c))?)
 }
 
+/// (B, H, W, C) to (B, `height`, `width`, C) by repeating the nearest position before.
+pub(super) fn enlarge(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    if (height, width) == (2 * h, 2 * w) {
+        let x = x.reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, 2, w, 2, c))?;
+        return Ok(x.reshape((b, height, width, c))?);
+    }
+    let pick = |from: usize, to: usize| Tensor::from_iter((0..to).map(|i| (i * from / to) as u32), x.device());
+    Ok(x.index_select(&pick(h, height)?, 1)?.index_select(&pick(w, width)?, 2)?)
+}
+
 /// The most scores that exist at a time: those of 2048 queries and keys, eight heads and two samples.
 const MOST_SCORES: usize = 1 << 26;
 

@@ -71,19 +71,28 @@ impl<'a> Weights<'a> {
         matches!(self.numbers, Numbers::Full(_))
     }
 
-    /// `y += x w^T` on this thread. Shapes: y (n, O), x (n, I).
-    pub(super) fn add_product(self, y: &mut [f32], x: Matrix<'_>) {
+    /// Whether one product for many positions takes less time than several for a few each, with the same bits.
+    pub(super) fn gain_by_all_at_once(self) -> bool {
+        !self.is_full() && self.outputs >= FEWEST
+    }
+
+    /// `y += x w^T` on this thread, for each pair of y (n, O) and x (n, I).
+    pub(super) fn add_products(self, pairs: &mut [(&mut [f32], Matrix<'_>)]) {
         for block in self.blocks() {
-            let columns = &mut y[block.start..];
-            self.widened(block, |w| product(columns, self.outputs, Onto::Sum, 1.0, x, w.transposed()));
+            let first = block.start;
+            self.widened(block, |w| {
+                for (y, x) in pairs.iter_mut() {
+                    product(&mut y[first..], self.outputs, Onto::Sum, 1.0, *x, w.transposed());
+                }
+            });
         }
     }
 
-    /// The same over the cores; x has no gaps.
+    /// The same for one pair without gaps, over the cores.
     pub(super) fn add_product_spread(self, y: &mut [f32], x: &[f32]) {
         let rows = y.len() / self.outputs.max(1);
         if self.is_full() {
-            return self.add_product(y, Matrix::dense(x, rows, self.inputs));
+            return self.add_products(&mut [(y, Matrix::dense(x, rows, self.inputs))]);
         }
         let blocks: Vec<_> = self.blocks().collect();
         // The product of a single row of weights sums in an order of its own, which depends on what is beside it.

@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
-    static SCRATCH: [Cell<Vec<f32>>; 2] = const { [Cell::new(Vec::new()), Cell::new(Vec::new())] };
+    static SCRATCH: [Cell<Vec<f32>>; KINDS] = const { [const { Cell::new(Vec::new()) }; KINDS] };
 }
 
 /// What scratch memory is for. That of one kind is not asked for within that of the same kind.
@@ -18,7 +18,16 @@ pub(super) enum Scratch {
     Activations,
     /// Rows of weights in f32.
     Weights,
+    /// A part of a picture after a normalisation.
+    Strip,
+    /// What is to be added to something.
+    Results,
 }
+
+const KINDS: usize = 4;
+
+/// The most numbers that stay with a thread: 16 MiB.
+const MOST_KEPT: usize = 1 << 22;
 
 /// Calls `f` with `length` numbers of any value, which it must write before it reads them. The memory stays with the
 /// thread: clearing a convolution's unfolded rows anew at every call took a twentieth of a training step.
@@ -29,7 +38,9 @@ pub(super) fn with_scratch<R>(kind: Scratch, length: usize, f: impl FnOnce(&mut 
         scratch.resize(length, 0.0);
     }
     let result = f(&mut scratch[..length]);
-    SCRATCH.with(|all| all[kind as usize].set(scratch));
+    if scratch.len() <= MOST_KEPT {
+        SCRATCH.with(|all| all[kind as usize].set(scratch));
+    }
     result
 }
 

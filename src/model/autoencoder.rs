@@ -5,7 +5,7 @@
 //! stride-2 step later the latents are 1/8 of the picture's size, as Stable Diffusion's are. The encoder gives the mean
 //! and log-variance of a Gaussian, trained as a variational autoencoder (Kingma and Welling 2013).
 
-use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
+use super::layers::{Conv2d, GroupNorm, residual_block, to_channels_first, to_channels_last};
 use crate::Result;
 use crate::kernels::Padding;
 use candle_core::{D, DType, Device, Tensor};
@@ -173,7 +173,7 @@ impl Encoder {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = ResidualBlock::run(&self.fine, self.conv_in.forward(x)?)?;
         let x = ResidualBlock::run(&self.coarse, self.down.forward(&x)?)?;
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        self.conv_out.forward_normed(&self.norm_out, &x)
     }
 }
 
@@ -203,7 +203,7 @@ impl Decoder {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = ResidualBlock::run(&self.coarse, self.conv_in.forward(x)?)?;
         let x = ResidualBlock::run(&self.fine, depth_to_space(&self.up.forward(&x)?, 2)?)?;
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        self.conv_out.forward_normed(&self.norm_out, &x)
     }
 }
 
@@ -231,9 +231,7 @@ impl ResidualBlock {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
-        Ok((x + h)?)
+        residual_block(x, (&self.norm1, &self.conv1), None, (&self.norm2, &self.conv2), None)
     }
 
     fn run(blocks: &[Self], x: Tensor) -> Result<Tensor> {

@@ -103,7 +103,7 @@ impl Encoder {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.down_blocks.iter().try_fold(self.conv_in.forward(x)?, |x, block| block.forward(x))?;
         let x = self.mid_block.forward(&x)?;
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+        self.conv_out.forward_normed(&self.conv_norm_out, &x)
     }
 }
 
@@ -133,6 +133,6 @@ impl Decoder {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.mid_block.forward(&self.conv_in.forward(x)?)?;
         let x = self.up_blocks.iter().try_fold(x, |x, block| block.forward(x))?;
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+        self.conv_out.forward_normed(&self.conv_norm_out, &x)
     }
 }

@@ -1,7 +1,7 @@
 //! Models on disk: what loads, and what is said of those that do not.
 
 mod single;
-mod tiny;
+pub(crate) mod tiny;
 
 use candle_core::{DType, Device, Tensor};
 use limner::Error;
@@ -12,9 +12,9 @@ use serde_json::json;
 use std::fs;
 use tiny::Tiny;
 
-const TEXT: &str = "text_encoder/model.safetensors";
-const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
-const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
+pub(crate) const TEXT: &str = "text_encoder/model.safetensors";
+pub(crate) const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
+pub(crate) const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
 
 fn load(tiny: &Tiny) -> Model {
     Model::load(tiny.path(), &Device::Cpu, DType::F32).unwrap()

@@ -146,7 +146,7 @@ impl UNet2DConditionModel {
         for block in &self.up_blocks {
             x = block.forward(x, given, &mut skips)?;
         }
-        to_channels_first(&self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)?)
+        to_channels_first(&self.conv_out.forward_normed(&self.conv_norm_out, &x)?)
     }
 
     fn check_shapes(&self, x: &Tensor, t: &Tensor, context: &Tensor) -> candle_core::Result<()> {

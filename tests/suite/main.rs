@@ -19,6 +19,7 @@ mod networks;
 mod pages;
 mod parity;
 mod pipeline;
+mod precision;
 mod prompts;
 mod repaint;
 mod tiny_model;

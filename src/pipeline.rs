@@ -23,7 +23,7 @@ use crate::diffusion::inpaint::Inpaint;
 use crate::diffusion::noise::{NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
-use crate::model::checkpoint::{Model, Opened};
+use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
@@ -40,9 +40,6 @@ pub struct Pipeline {
     words: Option<Words>,
     device: Device,
 }
-
-/// The type that networks compute in.
-const DTYPE: DType = DType::F32;
 
 /// What a plan has to know of a model.
 pub fn facts(model: &Opened) -> Facts {
@@ -62,11 +59,6 @@ pub fn facts(model: &Opened) -> Facts {
     }
 }
 
-/// Bytes that a model's weights will take in memory, as far as its files' headers say.
-pub fn bytes_needed(model: &Opened) -> u64 {
-    model.bytes(DTYPE)
-}
-
 /// A finished picture.
 #[derive(Debug, Clone)]
 pub struct Picture {
@@ -84,15 +76,21 @@ impl Picture {
 }
 
 impl Pipeline {
-    /// Loads the model folder `path`. Fails with [`crate::Error::Model`], naming file and tensor.
+    /// Loads the model at `path` in the precision that suits the device. Fails with [`crate::Error::Model`], naming file
+    /// and tensor.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        Self::new(Opened::read(path)?, device)
+        Self::load_as(path, device, Precision::on(device, None))
+    }
+
+    /// The same in a precision that is asked for.
+    pub fn load_as(path: &Path, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
+        Self::new(Opened::read(path)?, device, precision)
     }
 
     /// Loads the weights of a model. Fails as [`Pipeline::load`].
-    pub fn new(opened: Opened, device: &Device) -> Result<Self> {
+    pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let (facts, words) = (facts(&opened), Words::read(opened.path())?);
-        Ok(Self { model: opened.load(device, DTYPE)?, facts, words, device: device.clone() })
+        Ok(Self { model: opened.load(device, precision)?, facts, words, device: device.clone() })
     }
 
     /// What a plan has to know of this model.
@@ -107,7 +105,7 @@ impl Pipeline {
 
     /// The model's name and the hash of its weights.
     pub fn identity(&self) -> (&str, &str) {
-        (&self.model.name, &self.model.hash)
+        (&self.model.name, self.model.hash())
     }
 
     /// Draws every picture of a plan. `on_step` hears of every step, and stops the work by returning an error.

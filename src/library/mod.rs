@@ -13,7 +13,7 @@ pub use entry::{Entry, Outline, Presence};
 
 use crate::Error;
 use crate::error::{FieldError, Result};
-use crate::model::checkpoint::{self, Opened};
+use crate::model::checkpoint::{self, Opened, Precision};
 use crate::pipeline::{Pipeline, TokenCount};
 use crate::request::{Facts, quoted};
 use candle_core::Device;
@@ -35,8 +35,10 @@ pub struct Settings {
     pub places: Vec<PathBuf>,
     /// The model that is drawn with where a request names none. It need not lie in one of the places.
     pub first: PathBuf,
-    /// Where to compute.
+    /// Where to compute,
     pub device: Device,
+    /// and in which types.
+    pub precision: Precision,
     /// Bytes that the weights of all models in memory may take together.
     pub budget: u64,
     /// Called when memory was freed, to give it back to the system.
@@ -204,14 +206,18 @@ impl Library {
         let known = lock(&self.known).get(&found.name).filter(|known| known.stamp == found.stamp).cloned();
         let outline = match known {
             Some(known) => known.outline?,
-            None => Outline::of(&self.open(found)?),
+            None => self.read(&self.open(found)?),
         };
         self.check_budget(outline.bytes).map(|()| outline)
     }
 
+    fn read(&self, opened: &Opened) -> Outline {
+        Outline::of(opened, self.settings.precision)
+    }
+
     fn open(&self, found: &Found) -> Result<Opened, Reason> {
         let opened = Opened::read(&found.path).map_err(|error| self.note(found, &error))?;
-        self.remember(found, Ok(Outline::of(&opened)));
+        self.remember(found, Ok(self.read(&opened)));
         Ok(opened)
     }
 
@@ -236,13 +242,13 @@ impl Library {
     fn load(&self, found: &Found, on_load: &mut dyn FnMut()) -> Result<Pipeline> {
         let reason = |reason: Reason| reason.error(&found.name);
         let opened = self.open(found).map_err(reason)?;
-        let bytes = Outline::of(&opened).bytes;
+        let bytes = self.read(&opened).bytes;
         self.check_budget(bytes).map_err(reason)?;
         on_load();
         while !self.try_make_room(&found.name, bytes) {
             std::thread::sleep(PATIENCE);
         }
-        Pipeline::new(opened, &self.settings.device).map_err(|error| match error {
+        Pipeline::new(opened, &self.settings.device, self.settings.precision).map_err(|error| match error {
             Error::Model { .. } => reason(self.note(found, &error)),
             error => error,
         })

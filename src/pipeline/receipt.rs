@@ -71,7 +71,7 @@ impl Receipt {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             model: model.name.clone(),
-            model_hash: model.hash.clone(),
+            model_hash: model.hash().to_owned(),
             prompt: plan.prompt.clone(),
             negative_prompt: plan.negative_prompt.clone(),
             sampler: plan.sampler,

@@ -7,7 +7,7 @@ use crate::tiny_model;
 use axum::Router;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use candle_core::Device;
+use candle_core::{DType, Device};
 use limner::Error;
 use limner::error::FieldError;
 use limner::image::read_png_text;
@@ -29,7 +29,14 @@ use tower::ServiceExt;
 /// A library of what lies in `places`, in which `first` comes first. Gives nothing back: the tests' allocator is another.
 pub(crate) fn library(places: &[&Path], first: &Path, budget: u64) -> Library {
     let places = places.iter().map(|place| PathBuf::from(*place)).collect();
-    Library::new(Settings { places, first: first.to_owned(), device: Device::Cpu, budget, give_back: || () })
+    Library::new(Settings {
+        places,
+        first: first.to_owned(),
+        device: Device::Cpu,
+        precision: DType::F32.into(),
+        budget,
+        give_back: || (),
+    })
 }
 
 pub(crate) fn copy(from: &Path, to: &Path) {

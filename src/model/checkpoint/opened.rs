@@ -1,10 +1,10 @@
 //! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
 
 use super::parts::Parts;
-use super::{Defaults, Model, folder, name, single};
+use super::{Defaults, Model, Precision, folder, name, single};
 use crate::Result;
 use crate::model::unet::{Beside, UNetConfig};
-use candle_core::{DType, Device};
+use candle_core::Device;
 use std::path::{Path, PathBuf};
 
 /// A model before any network is built.
@@ -72,16 +72,17 @@ impl Opened {
         self.parts.defaults
     }
 
-    /// Bytes that its weights will take as `dtype`: an estimate from the files' headers, to which tensors that no
+    /// Bytes that its weights will take in a precision: an estimate from the files' headers, to which tensors that no
     /// network asks for belong, too.
-    pub fn bytes(&self, dtype: DType) -> u64 {
+    pub fn bytes(&self, precision: Precision) -> u64 {
         let Parts { text, unet, codec, .. } = &self.parts;
-        let weights = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]);
-        weights.map(|weights| weights.bytes(dtype)).sum()
+        let precision = precision.of_model(unet.1.stored());
+        let weights = text.iter().map(|text| &text.weights).chain([&unet.1]);
+        weights.map(|weights| weights.bytes(precision)).sum::<u64>() + codec.1.bytes(precision.of_codec())
     }
 
     /// Builds the networks.
-    pub fn load(self, device: &Device, dtype: DType) -> Result<Model> {
-        Model::build(name(&self.path), self.parts, device, dtype)
+    pub fn load(self, device: &Device, precision: impl Into<Precision>) -> Result<Model> {
+        Model::build(name(&self.path), self.parts, device, precision.into())
     }
 }

@@ -15,7 +15,7 @@ mod told;
 pub use notices::Notice;
 pub use progress::{Estimate, Progress};
 pub use receipt::Receipt;
-pub use text::TokenCount;
+pub use text::{TokenCount, count_tokens};
 
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;

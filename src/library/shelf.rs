@@ -67,9 +67,9 @@ impl<T> Shelf<T> {
         Some(held.thing.clone())
     }
 
-    /// A share in what is called `name`, without counting as a use.
-    pub(super) fn peek(&self, name: &str) -> Option<Arc<T>> {
-        self.held.iter().find(|held| held.name == name).map(|held| held.thing.clone())
+    /// The same, without counting as a use.
+    pub(super) fn peek(&self, name: &str, stamp: &Stamp) -> Option<Arc<T>> {
+        self.held.iter().find(|held| held.name == name && held.stamp == *stamp).map(|held| held.thing.clone())
     }
 
     /// Takes off what has to go so that a thing called `name` of so many bytes fits: what was called so before, and then
@@ -133,7 +133,7 @@ mod tests {
         assert!(shelf.get("a", &Stamp::default()).is_some());
         let room = shelf.make_room("d", 2);
         assert_eq!((names(&room.gone), room.enough, names(shelf.held())), (vec!["b"], true, vec!["a", "c"]));
-        assert!(shelf.peek("c").is_some(), "a look is no use");
+        assert!(shelf.peek("c", &Stamp::default()).is_some(), "a look is no use");
         let room = shelf.make_room("d", 6);
         assert_eq!((names(&room.gone), names(shelf.held())), (vec!["c"], vec!["a"]));
     }

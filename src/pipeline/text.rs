@@ -5,6 +5,7 @@ use super::chunks::chunks;
 use crate::error::{Error, FieldError, Result};
 use crate::model::checkpoint::Model;
 use crate::model::text_encoder::TextEncoder;
+use crate::model::tokenizer::Tokenizer;
 use crate::prompt::{Prompt, Wording};
 use crate::request::{Plan, check_prompt};
 use candle_core::{D, Tensor};
@@ -58,24 +59,29 @@ pub(super) struct States {
     pub(super) negative: TextStates,
 }
 
-impl Pipeline {
-    /// Counts a prompt's tokens. Fails with [`Error::Invalid`] when it has more characters than a plan may have.
-    pub fn tokens(&self, prompt: &str) -> Result<TokenCount> {
-        check_prompt("prompt", prompt).map_err(Error::invalid)?;
-        let (prompt, steps) = (Prompt::parse(prompt), self.facts().steps);
-        let forms = prompt.parts().iter().flat_map(|part| (0..steps).map(|step| part.at(step, steps)));
-        // Encoders that read side by side have one vocabulary.
-        let tokenizer = &self.model.text[0].tokenizer;
-        let room = tokenizer.room();
-        let mut longest = TokenCount::default();
-        for wording in forms.collect::<HashSet<_>>() {
-            let chunks = chunks(tokenizer, &wording)?;
-            let count = room * (chunks.len() - 1) + chunks.last().map_or(0, |chunk| chunk.words);
-            if chunks.len() > longest.chunks || count > longest.count {
-                longest = TokenCount { count, limit: room * chunks.len(), chunks: chunks.len() };
-            }
+/// Counts a prompt's tokens over so many steps. Fails with [`Error::Invalid`] when it has more characters than a plan may
+/// have.
+pub fn count_tokens(tokenizer: &Tokenizer, steps: usize, prompt: &str) -> Result<TokenCount> {
+    check_prompt("prompt", prompt).map_err(Error::invalid)?;
+    let prompt = Prompt::parse(prompt);
+    let forms = prompt.parts().iter().flat_map(|part| (0..steps).map(|step| part.at(step, steps)));
+    let room = tokenizer.room();
+    let mut longest = TokenCount::default();
+    for wording in forms.collect::<HashSet<_>>() {
+        let chunks = chunks(tokenizer, &wording)?;
+        let count = room * (chunks.len() - 1) + chunks.last().map_or(0, |chunk| chunk.words);
+        if chunks.len() > longest.chunks || count > longest.count {
+            longest = TokenCount { count, limit: room * chunks.len(), chunks: chunks.len() };
         }
-        Ok(longest)
+    }
+    Ok(longest)
+}
+
+impl Pipeline {
+    /// Counts a prompt's tokens as [`count_tokens`] does.
+    pub fn tokens(&self, prompt: &str) -> Result<TokenCount> {
+        // Encoders that read side by side have one vocabulary.
+        count_tokens(&self.model.text[0].tokenizer, self.facts().steps, prompt)
     }
 
     pub(super) fn text(&self, plan: &Plan, steps: usize) -> Text<'_> {

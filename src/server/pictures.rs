@@ -103,7 +103,7 @@ fn differences(before: &Receipt, old: &[u8], image: &Image, new: &[u8]) -> Vec<S
     told
 }
 
-/// Says how a prompt fills the chunks that the model reads, which has to be in memory.
+/// Says how a prompt fills the chunks that the model reads.
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "choices", request_body = GenerateRequest,
     responses((status = 200, description = "count, limit and chunks", body = Object), Problems))]
 pub(super) async fn tokens(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {

@@ -3,6 +3,7 @@
 use super::parts::Parts;
 use super::{Defaults, Model, Precision, folder, name, single};
 use crate::Result;
+use crate::model::tokenizer::Tokenizer;
 use crate::model::unet::{Beside, UNetConfig};
 use candle_core::Device;
 use std::path::{Path, PathBuf};
@@ -79,6 +80,11 @@ impl Opened {
         let precision = precision.of_model(unet.1.stored());
         let weights = text.iter().map(|text| &text.weights).chain([&unet.1]);
         weights.map(|weights| weights.bytes(precision)).sum::<u64>() + codec.1.bytes(precision.of_codec())
+    }
+
+    /// What splits prompts into tokens: of two text encoders, the first one's, whose vocabulary is also the other's.
+    pub fn into_tokenizer(mut self) -> Tokenizer {
+        self.parts.text.remove(0).tokenizer
     }
 
     /// Builds the networks.

@@ -20,7 +20,7 @@ use crate::Result;
 use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned};
 use crate::diffusion::guidance::{Guidance, Guided};
 use crate::diffusion::inpaint::Inpaint;
-use crate::diffusion::noise::{NoiseSource, SeededNoise};
+use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
 use crate::model::checkpoint::Model;
@@ -110,7 +110,7 @@ impl Pipeline {
     ) -> Result<RgbImage> {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
-        let x = start(known, &fresh, sigmas)?;
+        let x = start(known, &fresh, sigmas, plan.noise)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
         let denoiser = self.denoiser(plan, text, known, &fresh, sigmas)?;
         let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
@@ -222,12 +222,12 @@ fn redrawn_steps(plan: &Plan) -> usize {
     }
 }
 
-/// `x0 + sigma * noise` at the first sigma, with 0 for x0 when nothing is to be kept.
-fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64]) -> Result<Tensor> {
-    let noise = (fresh * sigmas.first().copied().unwrap_or_default())?;
+/// `x0 + sigma * noise` at the first sigma, or noise alone when nothing is to be kept.
+fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64], kind: NoiseKind) -> Result<Tensor> {
+    let sigma = sigmas.first().copied().unwrap_or_default();
     match known {
-        Some(known) if !known.whole => Ok((&known.latents + noise)?),
-        _ => Ok(noise),
+        Some(known) if !known.whole => Ok((&known.latents + (fresh * sigma)?)?),
+        _ => Ok((fresh * kind.first_scale(sigma))?),
     }
 }
 

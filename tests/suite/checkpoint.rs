@@ -3,7 +3,7 @@
 mod any_configuration;
 mod hostile;
 mod single;
-mod tiny;
+pub(crate) mod tiny;
 
 use candle_core::{DType, Device, Tensor};
 use limner::Error;
@@ -54,7 +54,7 @@ fn a_folder_as_diffusers_writes_it_loads() {
     assert_eq!(model.schedule.steps(), 1000);
     assert!((model.schedule.sigma_max() - 4096.0).abs() < 1.0, "rescaled to zero terminal SNR");
     assert_eq!((model.codec.factor(), model.codec.latent_channels()), (2, 4));
-    assert_eq!(model.tokenizer.max_length(), 16);
+    assert_eq!(model.text[0].tokenizer.max_length(), 16);
 }
 
 #[test]
@@ -87,8 +87,12 @@ fn half_precision_variants_load() {
             tensors.values_mut().for_each(|t| *t = t.to_dtype(dtype).unwrap());
             tiny.save(name, &tensors);
         }
-        let variant = VAE.replace(".safetensors", ".fp16.safetensors");
+        let variant = VAE.replace(".safetensors", &format!(".{}.safetensors", dtype.as_str()));
         fs::rename(tiny.file(VAE), tiny.file(&variant)).unwrap();
+        // Not averaged over training: the last choice. No variant at all: a backup.
+        for worse in [".non_ema.safetensors", ".safetensors.orig"] {
+            tiny.write(&VAE.replace(".safetensors", worse), b"not to be read");
+        }
         let half = load(&tiny);
         assert_ne!(half.hash, full.hash);
         let largest = decode(&full).into_iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -288,7 +292,7 @@ fn configurations_out_of_range_are_refused_before_memory_is_asked_for() {
             json!({ "cross_attention_dim": 16 }),
             "cross_attention_dim is 16, the text encoder gives 8",
         ),
-        ("unet/config.json", json!({ "in_channels": 9 }), "no plain text-to-image U-Net"),
+        ("unet/config.json", json!({ "in_channels": 10 }), "10 input and 4 output channels: neither"),
         ("vae/config.json", json!({ "latent_channels": 3 }), "3 latent channels, but the U-Net draws 4"),
         ("vae/config.json", json!({ "in_channels": 1 }), "1 input and 3 output channels"),
         ("vae/config.json", json!({ "act_fn": "relu" }), "act_fn \"relu\" is not supported"),

@@ -5,7 +5,7 @@ mod formula;
 use candle_core::{DType, Device, Tensor};
 use formula::{Formula, input};
 use limner::model::clip::{ClipTextConfig, ClipTextModel};
-use limner::model::unet::{UNet2DConditionModel, UNetConfig};
+use limner::model::unet::{Added, AdditionEmbedType, Conditioning, UNet2DConditionModel, UNetConfig};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ const GOLDEN: &str = include_str!("../fixtures/networks/golden.json");
 struct Golden {
     unet: Vec<UNetCase>,
     clip: Vec<ClipCase>,
+    pooled: Vec<PooledCase>,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +33,31 @@ struct ClipCase {
     config: Value,
     ids: Vec<Vec<u32>>,
     output: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct PooledCase {
+    config: Value,
+    ids: Vec<Vec<u32>>,
+    hidden: Vec<f32>,
+    pooled: Vec<f32>,
+}
+
+impl UNetCase {
+    fn config(&self) -> UNetConfig {
+        serde_json::from_value(self.config.clone()).unwrap()
+    }
+
+    /// What make.py tells a U-Net of this kind.
+    fn conditioning(&self, context: Tensor) -> Conditioning {
+        let (config, rows) = (self.config(), self.times.len());
+        let sizes = |i: usize| vec![1024.0, 768.0, 8.0 * i as f32, 16.0, 512.0, 640.0];
+        let added = (config.addition_embed_type == Some(AdditionEmbedType::TextTime)).then(|| Added {
+            pooled: input("input.pooled", &[rows, config.added_channels().unwrap().0]),
+            sizes: Tensor::new((0..rows).map(sizes).collect::<Vec<_>>(), &Device::Cpu).unwrap(),
+        });
+        Conditioning { context, added, guidance: config.time_cond_proj_dim.map(|_| 8.0) }
+    }
 }
 
 fn golden() -> Golden {
@@ -70,14 +96,32 @@ fn difference(found: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn the_unet_gives_the_numbers_of_diffusers() {
     for case in golden().unet {
-        let channels = case.config["in_channels"].as_u64().unwrap() as usize;
+        let channels = case.config().in_channels;
         let batch = case.times.len();
         let x = input("input.x", &[batch, channels, case.height, case.width]);
         let t = Tensor::new(case.times.as_slice(), &Device::Cpu).unwrap();
-        let y = unet(&case.config).forward(&x, &t, &input("input.context", &[batch, 5, 6])).unwrap();
+        let given = case.conditioning(input("input.context", &[batch, 5, 6]));
+        let y = unet(&case.config).forward(&x, &t, &given).unwrap();
         assert_eq!(y.dims(), [batch, 4, case.height, case.width]);
         let off = difference(&numbers(&y), &case.output);
         assert!(off < 2e-5, "off by {off} in {}", case.config);
+    }
+}
+
+#[test]
+fn the_last_layer_but_one_and_the_pooled_text_are_those_of_transformers() {
+    for case in golden().pooled {
+        let model = clip(&case.config, &Formula::default());
+        let ids = Tensor::new(case.ids, &Device::Cpu).unwrap();
+        let hidden = model.hidden(&ids, 1).unwrap();
+        assert!(difference(&numbers(&hidden), &case.hidden) < 1e-5);
+        let pooled = model.pooled(&hidden, 1, 4).unwrap();
+        assert_eq!(pooled.dims(), [2, 10]);
+        assert!(difference(&numbers(&pooled), &case.pooled) < 1e-5);
+        assert_eq!(
+            numbers(&model.normed(&model.hidden(&ids, 0).unwrap()).unwrap()),
+            numbers(&model.forward(&ids).unwrap())
+        );
     }
 }
 
@@ -98,10 +142,10 @@ fn the_text_encoder_gives_the_numbers_of_transformers() {
 #[test]
 fn samples_do_not_see_their_batch_mates_and_each_has_its_time() {
     let (unet, [x, t, context]) = two_samples();
-    let both = unet.forward(&x, &t, &context).unwrap();
+    let both = unet.forward(&x, &t, &Conditioning::text(&context)).unwrap();
     for i in 0..2 {
         let [x, t, context] = [&x, &t, &context].map(|tensor| tensor.narrow(0, i, 1).unwrap());
-        let alone = unet.forward(&x, &t, &context).unwrap();
+        let alone = unet.forward(&x, &t, &Conditioning::text(&context)).unwrap();
         // Not bit for bit: a matrix product's order of summation depends on its shape.
         let off = difference(&numbers(&alone), &numbers(&both.narrow(0, i, 1).unwrap()));
         assert!(off < 5e-6, "sample {i} is off by {off}");
@@ -111,8 +155,13 @@ fn samples_do_not_see_their_batch_mates_and_each_has_its_time() {
 #[test]
 fn fractional_times_are_not_rounded() {
     let (unet, [x, _, context]) = two_samples();
-    let at =
-        |time: f32| numbers(&unet.forward(&x, &Tensor::new(&[time, time], &Device::Cpu).unwrap(), &context).unwrap());
+    let at = |time: f32| {
+        numbers(
+            &unet
+                .forward(&x, &Tensor::new(&[time, time], &Device::Cpu).unwrap(), &Conditioning::text(&context))
+                .unwrap(),
+        )
+    };
     let (low, middle, high) = (at(20.0), at(20.5), at(21.0));
     assert!(difference(&middle, &low) > 1e-4 && difference(&middle, &high) > 1e-4);
 }
@@ -133,7 +182,7 @@ fn later_tokens_do_not_change_earlier_states() {
 fn every_parameter_of_both_networks_gets_a_gradient() {
     for case in golden().unet {
         let (text, net) = (Formula::default(), Formula::default());
-        let config: UNetConfig = serde_json::from_value(case.config).unwrap();
+        let config = case.config();
         let unet = UNet2DConditionModel::new(&config, &net.builder()).unwrap();
         let clip_config = json!({ "hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 10, "vocab_size": 12,
             "num_hidden_layers": 2, "max_position_embeddings": 4 });
@@ -141,7 +190,9 @@ fn every_parameter_of_both_networks_gets_a_gradient() {
         let context = clip(&clip_config, &text).forward(&ids).unwrap();
         // Large enough for several positions at the coarsest level: attention to a single one is constant.
         let x = input("input.x", &[2, config.in_channels, 8, 12]);
-        let y = unet.forward(&x, &Tensor::new(&[3f32, 700.5], &Device::Cpu).unwrap(), &context).unwrap();
+        let times = Tensor::new(&[3f32, 700.5], &Device::Cpu).unwrap();
+        let given = UNetCase { times: vec![3.0, 700.5], ..case }.conditioning(context);
+        let y = unet.forward(&x, &times, &given).unwrap();
         let target = input("input.target", y.dims());
         let gradients = (y - target).unwrap().sqr().unwrap().mean_all().unwrap().backward().unwrap();
         for (name, var) in text.named().into_iter().chain(net.named()) {
@@ -162,12 +213,12 @@ fn both_networks_give_the_same_numbers_without_our_kernels() {
     let single = |x: &Tensor| numbers(&x.to_dtype(DType::F32).unwrap());
     let vb = Formula::default().builder().to_dtype(DType::F64);
     for case in golden().unet {
-        let config: UNetConfig = serde_json::from_value(case.config.clone()).unwrap();
-        let batch = case.times.len();
+        let (config, batch) = (case.config(), case.times.len());
         let x = input("input.x", &[batch, config.in_channels, case.height, case.width]);
         let t = Tensor::new(case.times.as_slice(), &Device::Cpu).unwrap();
-        let context = input("input.context", &[batch, 5, 6]);
-        let y = UNet2DConditionModel::new(&config, &vb).unwrap().forward(&double(&x), &t, &double(&context)).unwrap();
+        let mut given = case.conditioning(double(&input("input.context", &[batch, 5, 6])));
+        given.added.iter_mut().for_each(|added| added.pooled = double(&added.pooled));
+        let y = UNet2DConditionModel::new(&config, &vb).unwrap().forward(&double(&x), &t, &given).unwrap();
         let off = difference(&single(&y), &case.output);
         assert!(y.dtype() == DType::F64 && off < 2e-5, "off by {off} in {}", case.config);
     }
@@ -187,7 +238,7 @@ fn half_precision_weights_run() {
     let vb = Formula::default().builder().to_dtype(DType::F16);
     let model = UNet2DConditionModel::new(&config, &vb).unwrap();
     let [x, context] = [x, context].map(|tensor| tensor.to_dtype(DType::F16).unwrap());
-    let y = model.forward(&x, &t, &context).unwrap();
+    let y = model.forward(&x, &t, &Conditioning::text(&context)).unwrap();
     assert_eq!(y.dtype(), DType::F16);
     let off = difference(&numbers(&y.to_dtype(DType::F32).unwrap()), &golden().unet[0].output);
     assert!(off < 0.02, "off by {off}");
@@ -210,10 +261,14 @@ fn configurations_of_other_networks_are_refused_by_name() {
     let refusals = [
         (
             json!({ "addition_embed_type": "text_time" }),
-            r#"addition_embed_type "text_time" is not supported, only null"#,
+            "text_time needs addition_time_embed_dim and projection_class_embeddings_input_dim",
         ),
         (json!({ "act_fn": "gelu" }), r#"act_fn "gelu" is not supported, only "silu" or "swish""#),
-        (json!({ "time_cond_proj_dim": 256 }), "time_cond_proj_dim 256 is not supported"),
+        (json!({ "addition_embed_type": "image" }), r#"addition_embed_type "image" is not supported, only null"#),
+        (
+            json!({ "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 48 }),
+            "48 channels of projection_class_embeddings_input_dim do not hold 6 x 8",
+        ),
         (json!({ "down_block_types": ["SimpleCrossAttnDownBlock2D", "DownBlock2D"] }), "SimpleCrossAttnDownBlock2D"),
         (json!({ "layers_per_block": [1, 2] }), "layers_per_block: invalid type"),
         (json!({ "norm_num_groups": null }), "norm_num_groups: invalid type"),
@@ -232,7 +287,9 @@ fn configurations_of_other_networks_are_refused_by_name() {
 #[test]
 fn shapes_that_do_not_fit_are_errors() {
     let (unet, [x, t, context]) = two_samples();
-    let refused = |x: &Tensor, t: &Tensor, context: &Tensor| unet.forward(x, t, context).unwrap_err().to_string();
+    let refused = |x: &Tensor, t: &Tensor, context: &Tensor| {
+        unet.forward(x, t, &Conditioning::text(context)).unwrap_err().to_string()
+    };
     assert!(refused(&x.narrow(1, 0, 3).unwrap(), &t, &context).contains("needs 4 channels"));
     assert!(refused(&x, &t.narrow(0, 0, 1).unwrap(), &context).contains("2 samples need as many times"));
     assert!(refused(&x, &t, &context.narrow(2, 0, 5).unwrap()).contains("5 channels, not 6"));
@@ -250,7 +307,7 @@ fn shapes_that_do_not_fit_are_errors() {
 #[test]
 fn a_configuration_survives_being_written_and_read() {
     for case in golden().unet {
-        let config: UNetConfig = serde_json::from_value(case.config).unwrap();
+        let config = case.config();
         let again: UNetConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
     }

@@ -4,6 +4,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use limner::model::checkpoint::Model;
+use limner::model::text_encoder::TextEncoder;
+use limner::model::unet::{Added, Conditioning};
 use limner::pipeline::Pipeline;
 use limner::request::{GenerateRequest, Plan};
 use serde::Deserialize;
@@ -25,6 +27,8 @@ struct Text {
 struct Drawn {
     name: String,
     fields: BTreeMap<String, String>,
+    /// Names of PNG files, by field.
+    files: BTreeMap<String, String>,
 }
 
 fn path(variable: &str) -> PathBuf {
@@ -60,23 +64,44 @@ fn report(what: &str, off: f64, most: f64) -> bool {
     off <= most
 }
 
+/// The same of each text encoder; whether all are close.
+fn of_each_encoder(model: &Model, check: impl Fn(usize, &TextEncoder) -> bool) -> bool {
+    let close: Vec<bool> = model.text.iter().enumerate().map(|(i, encoder)| check(i, encoder)).collect();
+    close.into_iter().all(|close| close)
+}
+
 #[test]
 #[ignore = "needs Python: run scripts/parity"]
 fn parity_of_token_ids() {
-    let tokenizer = model().tokenizer;
-    let texts: Vec<Text> = list("tokens.json");
-    let differs = |case: &&Text| tokenizer.framed(&tokenizer.ids(&case.text).unwrap()) != case.ids;
-    let different: Vec<&String> = texts.iter().filter(differs).map(|case| &case.text).collect();
-    let all_equal = report(&format!("ids of {} texts that differ", texts.len()), different.len() as f64, 0.0);
-    assert!(all_equal, "{different:?}");
+    let all_equal = of_each_encoder(&model(), |i, TextEncoder { tokenizer, .. }| {
+        let texts: Vec<Text> = list(&format!("tokens-{i}.json"));
+        let differs = |case: &&Text| tokenizer.framed(&tokenizer.ids(&case.text).unwrap()) != case.ids;
+        let different: Vec<&String> = texts.iter().filter(differs).map(|case| &case.text).collect();
+        different.iter().for_each(|text| println!("{text:?}"));
+        report(&format!("ids of {} texts that differ, encoder {}", texts.len(), i + 1), different.len() as f64, 0.0)
+    });
+    assert!(all_equal);
 }
 
 #[test]
 #[ignore = "needs Python: run scripts/parity"]
 fn parity_of_text_states() {
-    let case = case("text");
-    let states = model().text_encoder.forward(&case["ids"].to_dtype(DType::U32).unwrap()).unwrap();
-    assert!(close("text states", &states, &case["expected"], NETWORK));
+    let close = of_each_encoder(&model(), |i, encoder| {
+        let case = case(&format!("text-{i}"));
+        let ids = case["ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
+        let read = |ids: &Vec<u32>| {
+            let end = ids.iter().skip(1).position(|id| *id == 49407).unwrap() + 1;
+            encoder.read(ids, end, None).unwrap()
+        };
+        let said: Vec<_> = ids.iter().map(read).collect();
+        let rows = |rows: Vec<&Tensor>| Tensor::cat(&rows, 0).unwrap();
+        let states = rows(said.iter().map(|said| &said.states).collect());
+        let close_states = close(&format!("text states, encoder {}", i + 1), &states, &case["expected"], NETWORK);
+        let pooled: Vec<_> = said.iter().filter_map(|said| said.pooled.as_ref()).collect();
+        assert_eq!(pooled.is_empty(), !case.contains_key("pooled"));
+        close_states & (pooled.is_empty() || close("text as one vector", &rows(pooled), &case["pooled"], NETWORK))
+    });
+    assert!(close);
 }
 
 #[test]
@@ -85,7 +110,10 @@ fn parity_of_the_unet() {
     let unet = model().unet;
     let size = |size: &str| {
         let case = case(&format!("unet-{size}"));
-        let y = unet.forward(&case["x"], &case["t"], &case["context"]).unwrap();
+        let added =
+            case.get("text_embeds").map(|pooled| Added { pooled: pooled.clone(), sizes: case["time_ids"].clone() });
+        let given = Conditioning { added, ..Conditioning::text(&case["context"]) };
+        let y = unet.forward(&case["x"], &case["t"], &given).unwrap();
         close(&format!("U-Net, {size} size"), &y, &case["expected"], NETWORK)
     };
     assert!(["even", "odd"].map(size).into_iter().all(|close| close));
@@ -101,8 +129,9 @@ fn parity_of_the_autoencoder() {
 }
 
 /// What is decoded at the end, as a user's request draws it.
-fn latents(pipeline: &Pipeline, fields: &BTreeMap<String, String>) -> Tensor {
-    let mut request = GenerateRequest::default();
+fn latents(pipeline: &Pipeline, Drawn { fields, files, .. }: &Drawn) -> Tensor {
+    let file = |field: &str| Some(std::fs::read(path("LIMNER_PARITY_DIR").join(files.get(field)?)).unwrap());
+    let mut request = GenerateRequest { image: file("image"), mask: file("mask"), ..GenerateRequest::default() };
     for (field, value) in fields {
         assert!(request.set_text(field, value.clone()), "{field}");
     }
@@ -121,8 +150,7 @@ fn latents(pipeline: &Pipeline, fields: &BTreeMap<String, String>) -> Tensor {
 #[ignore = "needs Python: run scripts/parity"]
 fn parity_of_whole_pictures() {
     let pipeline = Pipeline::load(&path("LIMNER_PARITY_MODEL"), &Device::Cpu).unwrap();
-    let drawn =
-        |drawn: &Drawn| close(&drawn.name, &latents(&pipeline, &drawn.fields), &case(&drawn.name)["expected"], PICTURE);
+    let drawn = |drawn: &Drawn| close(&drawn.name, &latents(&pipeline, drawn), &case(&drawn.name)["expected"], PICTURE);
     let close: Vec<bool> = list::<Drawn>("pictures.json").iter().map(drawn).collect();
     assert!(!close.is_empty() && close.into_iter().all(|close| close));
 }

@@ -6,13 +6,25 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::FieldError;
 use crate::jobs::Id;
+use crate::model::unet::Beside;
 use crate::request::{Facts, GenerateRequest, MAX_COUNT};
 use askama::Template;
 
 /// Prompts to begin with: what the bundled model draws well.
 const EXAMPLES: [&str; 6] = ["red apple", "crying face", "yellow star", "cat face", "green leaf", "flat blue heart"];
 /// Fields that lie under "Settings": it is opened when one of them is wrong or was set.
-const SETTINGS: [&str; 8] = ["negative_prompt", "steps", "guidance", "sampler", "schedule", "width", "height", "seed"];
+const SETTINGS: [&str; 10] = [
+    "negative_prompt",
+    "steps",
+    "guidance",
+    "sampler",
+    "schedule",
+    "width",
+    "height",
+    "seed",
+    "clip_skip",
+    "image_guidance",
+];
 /// Fields that lie under "Start from a picture".
 const PICTURE: [&str; 7] =
     ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend"];
@@ -104,12 +116,18 @@ impl Make<'_> {
         match field {
             "steps" => facts.steps.to_string(),
             "guidance" => facts.guidance.to_string(),
-            "sampler" => Sampler::default().to_string(),
-            "schedule" => Spacing::default().name().to_owned(),
+            "sampler" => facts.sampler.to_string(),
+            "schedule" => facts.schedule.name().to_owned(),
             "width" => facts.width.to_string(),
             "height" => facts.height.to_string(),
+            "image_guidance" => "1.5".to_owned(),
             _ => String::new(),
         }
+    }
+
+    /// Whether the model edits pictures.
+    fn edits(&self) -> bool {
+        self.facts().beside == Beside::Picture
     }
 
     /// Whether something under "Settings" is wrong, or other than it would be by itself.
@@ -146,15 +164,7 @@ mod tests {
 
     #[test]
     fn shapes_can_be_drawn_and_keep_the_area() {
-        let facts = Facts {
-            name: "model".into(),
-            multiple_of: 8,
-            width: 512,
-            height: 512,
-            steps: 20,
-            guidance: 7.5,
-            times: 1000,
-        };
+        let facts = Facts::plain("model", (512, 512), 8);
         let sizes: Vec<(usize, usize)> =
             SHAPES.iter().map(|(name, ratio)| shape(&facts, name, *ratio)).map(|s| (s.width, s.height)).collect();
         assert_eq!(sizes, [(512, 512), (592, 440), (440, 592), (680, 384), (384, 680)]);

@@ -1,6 +1,7 @@
 //! Files that were damaged, or made to do harm: each is refused with a sentence, soon, and with little memory.
 //! (`reference/reliability.md` of the project, 3 F; what loads or is refused for plainer reasons is tested beside this.)
 
+use super::single::joined;
 use super::tiny::Tiny;
 use super::{TEXT, UNET, VAE, load, refusal, with_header};
 use candle_core::{DType, Device, Tensor};
@@ -193,6 +194,38 @@ fn a_vocabulary_may_have_any_numbers() {
     assert!(refusal(&tiny).starts_with("tokenizer/special_tokens_map.json: "));
 }
 
+#[test]
+fn a_list_of_words_may_be_anything() {
+    let tiny = Tiny::new();
+    let path = tiny.file("words.txt");
+    let refusal = || Pipeline::load(tiny.path(), &Device::Cpu).err().map(|error| error.to_string()).unwrap_or_default();
+    tiny.write("words.txt", b"red\n\xff");
+    assert!(refusal().contains("words.txt: invalid utf-8"));
+    grow(&path);
+    assert!(refusal().contains("words.txt: 1073741824 bytes are too many for this file"));
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(refusal().contains("words.txt: not a regular file"));
+}
+
+/// Fields of a request.
+fn request(fields: &[(&str, &str)]) -> GenerateRequest {
+    let mut request = GenerateRequest::default();
+    assert!(fields.iter().all(|(field, value)| request.set_text(field, (*value).to_owned())));
+    request
+}
+
+/// It was looked for in a folder of the file's name, and that it cannot be one was taken for a fault.
+#[test]
+fn a_single_file_draws_without_a_list_of_words() {
+    let tiny = Tiny::stable_diffusion(1);
+    tiny.save("one.safetensors", &joined(&tiny, 1));
+    let pipeline = Pipeline::load(&tiny.file("one.safetensors"), &Device::Cpu).unwrap();
+    let request = request(&[("prompt", "red"), ("steps", "1"), ("width", "64"), ("height", "64")]);
+    let plan = Plan::new(&request, &pipeline.facts()).unwrap();
+    assert_eq!(pipeline.generate(&plan, &mut |_| Ok(())).unwrap()[0].pixels.dimensions(), (64, 64));
+}
+
 /// What drawing says of a model in which every number of the tensor `name` in `file` is `value`.
 fn drawn_with(file: &str, name: &str, value: f32) -> String {
     let tiny = Tiny::new();
@@ -201,9 +234,7 @@ fn drawn_with(file: &str, name: &str, value: f32) -> String {
     tensors.insert(name.into(), Tensor::full(value, tensor.shape(), &Device::Cpu).unwrap());
     tiny.save(file, &tensors);
     let pipeline = Pipeline::load(tiny.path(), &Device::Cpu).unwrap();
-    let fields = [("prompt", "red"), ("steps", "3"), ("sampler", "euler"), ("seed", "1")];
-    let mut request = GenerateRequest::default();
-    assert!(fields.iter().all(|(field, value)| request.set_text(field, (*value).to_owned())));
+    let request = request(&[("prompt", "red"), ("steps", "3"), ("sampler", "euler"), ("seed", "1")]);
     let plan = Plan::new(&request, &pipeline.facts()).unwrap();
     match pipeline.generate(&plan, &mut |_| Ok(())) {
         Err(Error::NonFinite(message)) => message,

@@ -20,7 +20,7 @@ pub use text::TokenCount;
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::inpaint::Inpaint;
-use crate::diffusion::noise::{NoiseSource, SeededNoise};
+use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
 use crate::model::checkpoint::{Model, Opened, Precision};
@@ -139,7 +139,7 @@ impl Pipeline {
     ) -> Result<RgbImage> {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
-        let x = start(known, &fresh, sigmas)?;
+        let x = start(known, &fresh, sigmas, plan.noise)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
         let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?));
         let denoiser = self.held(drawn, known, &fresh)?;
@@ -256,11 +256,11 @@ fn redrawn_steps(plan: &Plan) -> usize {
     }
 }
 
-/// `x0 + sigma * noise` at the first sigma, with 0 for x0 when nothing is to be kept.
-fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64]) -> Result<Tensor> {
-    let noise = (fresh * sigmas.first().copied().unwrap_or_default())?;
+/// `x0 + sigma * noise` at the first sigma, or noise alone when nothing is to be kept.
+fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64], kind: NoiseKind) -> Result<Tensor> {
+    let sigma = sigmas.first().copied().unwrap_or_default();
     match known.filter(|known| !known.whole).and_then(|known| known.latents.as_ref()) {
-        Some(latents) => Ok((latents + noise)?),
-        None => Ok(noise),
+        Some(latents) => Ok((latents + (fresh * sigma)?)?),
+        None => Ok((fresh * kind.first_scale(sigma))?),
     }
 }

@@ -1,5 +1,7 @@
 //! Models on disk: what loads, and what is said of those that do not.
 
+mod any_configuration;
+mod hostile;
 mod single;
 pub(crate) mod tiny;
 

@@ -114,6 +114,8 @@ impl Library {
         let began = Instant::now();
         let pipeline = self.load(&found, on_load)?;
         let bytes = pipeline.bytes();
+        // What was needed only to load it.
+        (self.settings.give_back)();
         // It may have taken more than its headers said.
         if !self.try_make_room(&found.name, bytes) {
             tracing::warn!(model = found.name, mib = bytes >> 20, "the models in memory take more than they may");

@@ -9,6 +9,8 @@ mod weights;
 
 pub(crate) use file::{read_file, read_json, without_mark};
 pub use find::find;
+pub(super) use single::ldm_unet;
+pub(super) use weights::{Base, Weights};
 
 use super::clip::ClipTextModel;
 use super::codec::Codec;

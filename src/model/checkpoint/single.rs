@@ -5,6 +5,8 @@ mod kind;
 mod names;
 mod shapes;
 
+pub(in crate::model) use names::unet as ldm_unet;
+
 use super::parts::{Parts, Source};
 use super::weights::{Part, Weights};
 use crate::diffusion::denoiser::Prediction;

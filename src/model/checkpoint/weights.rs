@@ -1,12 +1,16 @@
 //! Weights on disk to the variables that layers ask for.
 
+mod base;
 mod file;
 mod shards;
+
+pub(in crate::model) use base::Base;
 
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
+use base::Recorder;
 use file::WeightFile;
 use safetensors::tensor::TensorInfo;
 use sha2::{Digest, Sha256};
@@ -21,7 +25,7 @@ const MOST_STAND_INS: usize = 1 << 26;
 
 /// The tensors of one part of a model, still as they are on disk.
 #[derive(Debug, Clone)]
-pub(super) struct Weights {
+pub(in crate::model) struct Weights {
     files: Arc<Vec<WeightFile>>,
     /// Where the tensors are, by the names that networks ask for.
     index: Arc<HashMap<String, Place>>,
@@ -74,7 +78,7 @@ impl Weights {
     }
 
     /// Reads the one file `path`.
-    pub(super) fn read_file(path: PathBuf) -> Result<Self> {
+    pub(in crate::model) fn read_file(path: PathBuf) -> Result<Self> {
         Self::open(vec![path])
     }
 
@@ -88,17 +92,17 @@ impl Weights {
     }
 
     /// The shape that the tensor `name` has.
-    pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+    pub(in crate::model) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.index.get(name).map(Place::shape)
     }
 
     /// All names.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::model) fn names(&self) -> impl Iterator<Item = &str> {
         self.index.keys().map(String::as_str)
     }
 
     /// What the first file says of itself under `key`.
-    pub(super) fn note(&self, key: &str) -> Option<&str> {
+    pub(in crate::model) fn note(&self, key: &str) -> Option<&str> {
         self.files.first()?.note(key)
     }
 
@@ -110,14 +114,50 @@ impl Weights {
         device: &Device,
         build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
     ) -> Result<T> {
-        let built = build(&VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone()));
+        self.build_from(Box::new(self.clone()), dtype, device, build)
+    }
+
+    /// The same, and what the network was built of.
+    pub(super) fn build_kept<T>(
+        &self,
+        dtype: DType,
+        device: &Device,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
+    ) -> Result<(T, Base)> {
+        let recorder = Recorder::new(self);
+        let built = self.build_from(Box::new(recorder.clone()), dtype, device, build)?;
+        Ok((built, recorder.into_base(dtype, device)))
+    }
+
+    fn build_from<T>(
+        &self,
+        backend: Box<dyn SimpleBackend>,
+        dtype: DType,
+        device: &Device,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let built = build(&VarBuilder::from_backend(backend, dtype, device.clone()));
         match std::mem::take(&mut *self.faults()).into_error(|| self.path()) {
             Some(error) => Err(error),
             None => built.map_err(|e| Error::model(self.path(), e.to_string())),
         }
     }
 
-    fn path(&self) -> PathBuf {
+    /// The tensor `name` in f32.
+    pub(in crate::model) fn numbers(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let missing = || Error::model(self.path(), format!("{name} is missing"));
+        let (file, place) = self.find(name).ok_or_else(missing)?;
+        Ok(place.load(file, device)?.to_dtype(DType::F32)?)
+    }
+
+    /// The first (or only) number of the tensor `name`. Unlike weights, it may be an integer.
+    pub(in crate::model) fn number(&self, name: &str) -> Option<f64> {
+        let (file, place) = self.find(name)?;
+        file.number(&place.info)
+    }
+
+    /// The first file.
+    pub(in crate::model) fn path(&self) -> PathBuf {
         self.files.first().map(|f| f.path.clone()).unwrap_or_default()
     }
 

@@ -2,7 +2,7 @@
 
 use crate::model::checkpoint::file::read_file;
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorInfo, TensorView};
 use std::path::{Path, PathBuf};
 
@@ -50,6 +50,15 @@ impl WeightFile {
         let bytes = &self.bytes[self.start + first..self.start + end];
         let view = TensorView::new(info.dtype, info.shape.clone(), bytes).map_err(|e| unusable(e.to_string()))?;
         candle_core::safetensors::Load::load(&view, device).map_err(|e| unusable(e.to_string()))
+    }
+
+    /// The first number of the tensor that `info` describes, of any type.
+    pub(super) fn number(&self, info: &TensorInfo) -> Option<f64> {
+        let (first, end) = info.data_offsets;
+        let bytes = &self.bytes[self.start + first..self.start + end];
+        let view = TensorView::new(info.dtype, info.shape.clone(), bytes).ok()?;
+        let tensor = candle_core::safetensors::Load::load(&view, &Device::Cpu).ok()?;
+        tensor.flatten_all().ok()?.get(0).ok()?.to_dtype(DType::F64).ok()?.to_scalar().ok()
     }
 }
 

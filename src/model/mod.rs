@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod clip;
 pub mod codec;
 pub mod layers;
+pub mod text_encoder;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;

@@ -5,6 +5,7 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::image::{self, Text};
 use crate::model::checkpoint::Model;
+use crate::model::unet::Beside;
 use crate::request::{GenerateRequest, Plan, Repaint, Start};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -36,6 +37,12 @@ pub struct Receipt {
     pub guidance: f64,
     /// Share of guidance rescaling.
     pub guidance_rescale: f64,
+    /// How closely the edited picture was followed, by a model that edits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_guidance: Option<f64>,
+    /// Which layer of the text encoder was read, where it was not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<usize>,
     /// This picture's seed.
     pub seed: u64,
     /// Pixels asked for: those of the picture, unless it was extended or only a part of it was drawn.
@@ -60,6 +67,7 @@ impl Receipt {
             Start::Noise => (None, false, Repaint::default()),
             Start::Picture { strength, mask, repaint, .. } => (Some(*strength), mask.is_some(), *repaint),
         };
+        let edits = strength.is_some() && model.unet.config().beside() == Some(Beside::Picture);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             model: model.name.clone(),
@@ -71,6 +79,8 @@ impl Receipt {
             steps: plan.steps,
             guidance: plan.guidance,
             guidance_rescale: plan.guidance_rescale,
+            image_guidance: edits.then_some(plan.image_guidance),
+            clip_skip: plan.clip_skip,
             seed,
             width: plan.width,
             height: plan.height,
@@ -95,6 +105,8 @@ impl Receipt {
             steps: Some(self.steps.to_string()),
             guidance: Some(self.guidance.to_string()),
             guidance_rescale: Some(self.guidance_rescale.to_string()),
+            image_guidance: self.image_guidance.map(|scale| scale.to_string()),
+            clip_skip: self.clip_skip.map(|skip| skip.to_string()),
             sampler: Some(self.sampler.to_string()),
             schedule: Some(self.schedule.to_string()),
             seed: Some(self.seed.to_string()),
@@ -153,6 +165,8 @@ impl Receipt {
             ("Model", self.model.clone()),
         ];
         pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
+        pairs.extend(self.image_guidance.map(|scale| ("Image CFG scale", scale.to_string())));
+        pairs.extend(self.clip_skip.map(|skip| ("Clip skip", skip.to_string())));
         let rng = if self.noise == NoiseKind::Philox { "NV" } else { "CPU" };
         pairs.push(("RNG", rng.to_owned()));
         if self.guidance_rescale != 0.0 {
@@ -195,6 +209,7 @@ fn sampler_title(sampler: Sampler) -> &'static str {
         Sampler::Heun { .. } => "Heun",
         Sampler::EulerA { .. } => "Euler a",
         Sampler::Dpmpp2m => "DPM++ 2M",
+        Sampler::Lcm => "LCM",
     }
 }
 
@@ -225,6 +240,8 @@ mod tests {
             steps: 20,
             guidance: 7.0,
             guidance_rescale: 0.0,
+            image_guidance: None,
+            clip_skip: None,
             seed: u64::MAX,
             width: 64,
             height: 32,

@@ -62,6 +62,8 @@ impl Parameters {
             "Steps" => self.set_whole("steps", value),
             "Seed" => self.set_whole("seed", value),
             "CFG scale" => self.set_real("guidance", value),
+            "Image CFG scale" => self.set_real("image_guidance", value),
+            "Clip skip" => self.set_whole("clip_skip", value),
             "Guidance rescale" => self.set_real("guidance_rescale", value),
             "Denoising strength" => self.set_real("strength", value),
             "Size" => value.split_once('x').is_some_and(|(width, height)| {
@@ -182,8 +184,8 @@ mod tests {
             "768",
         ];
         assert_eq!(fields(text, &names), expected);
-        assert_eq!(fields(text, &["strength", "noise"]), ["0.6", "torch-cpu"]);
-        assert_eq!(from_parameters(text).unwrap().ignored, ["Clip skip: 2", "Lora hashes: a: 1, b: 2"]);
+        assert_eq!(fields(text, &["strength", "noise", "clip_skip"]), ["0.6", "torch-cpu", "2"]);
+        assert_eq!(from_parameters(text).unwrap().ignored, ["Lora hashes: a: 1, b: 2"]);
     }
 
     #[test]
@@ -249,7 +251,8 @@ mod tests {
             (sampler, schedule) in (sample::select(Sampler::ALL.to_vec()), sample::select(Spacing::ALL.to_vec())),
             (steps, seed, width, height) in (1usize..1001, any::<u64>(), 1usize..2049, 1usize..2049),
             (guidance, guidance_rescale) in (0.0..50f64, prop_oneof![Just(0.0), 0.0..1f64]),
-            strength in option::of(0.01..1f64),
+            (strength, image_guidance) in (option::of(0.01..1f64), option::of(0.0..50f64)),
+            clip_skip in option::of(1usize..13),
             repaint in repaints(),
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
         ) -> Receipt {
@@ -257,7 +260,7 @@ mod tests {
             let repaint = if masked { repaint } else { Repaint::default() };
             Receipt {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
-                guidance_rescale, seed, width, height, noise, strength, masked, repaint,
+                guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, strength, masked, repaint,
             }
         }
     }

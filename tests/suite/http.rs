@@ -469,10 +469,11 @@ async fn a_picture_says_how_it_was_drawn_and_is_drawn_again() {
     let (_, differs) = upload(&routes, "/api/v1/replay", "image/png", other).await;
     assert_eq!(differs["identical"], false);
     assert_eq!(differs["differences"], json!([format!("model_hash was \"0123456789\", is \"{hash}\"")]));
-    let parameters = "a pear\nSteps: 7, Sampler: Euler a, CFG scale: 4, Seed: 5, Size: 64x32, Clip skip: 2";
+    let parameters =
+        "a pear\nSteps: 7, Sampler: Euler a, CFG scale: 4, Seed: 5, Size: 64x32, Clip skip: 2, Tiling: True";
     let theirs = encode_png(&picture, &[text("parameters", parameters.to_owned())]).unwrap();
     let (_, found) = upload(&routes, "/api/v1/inspect", "image/png", theirs.clone()).await;
-    assert_eq!((found["source"].as_str(), &found["ignored"]), (Some("parameters"), &json!(["Clip skip: 2"])));
+    assert_eq!((found["source"].as_str(), &found["ignored"]), (Some("parameters"), &json!(["Tiling: True"])));
     assert_eq!((&found["request"]["sampler"], &found["request"]["width"]), (&json!("euler_a"), &json!(64)));
     for (path, kind, file, status) in [
         ("replay", "image/png", theirs, 422),

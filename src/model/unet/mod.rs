@@ -7,16 +7,67 @@ mod supported;
 mod text_embedding;
 mod transformer;
 
-pub use config::{AdditionEmbedType, DownBlockType, PerBlock, UNetConfig, UpBlockType};
+pub use config::{AdditionEmbedType, Beside, DownBlockType, PerBlock, UNetConfig, UpBlockType};
 
 use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
 use crate::Result;
 use crate::kernels;
 use blocks::{Conditions, DownBlock, MidBlock, UpBlock};
-use candle_core::{Tensor, bail};
+use candle_core::{Error, Tensor, bail};
 use candle_nn::VarBuilder;
-use embedding::TimeEmbedding;
+use embedding::{TextTimeEmbedding, TimeEmbedding};
 use text_embedding::TextEmbedding;
+
+/// What the U-Net is told besides noisy latents and the time; one row per sample.
+#[derive(Debug, Clone)]
+pub struct Conditioning {
+    /// Text states, (B, S, D).
+    pub context: Tensor,
+    /// What SDXL adds to the time embedding.
+    pub added: Option<Added>,
+    /// The guidance scale, for models that were distilled to know it; others do not hear of it.
+    pub guidance: Option<f64>,
+}
+
+/// The whole text as one vector, and the sizes of the picture (Podell et al., arXiv:2307.01952, section 2.2).
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// (B, P).
+    pub pooled: Tensor,
+    /// Original height and width, top and left of the crop, height and width of the target, in pixels: (B, 6), f32.
+    pub sizes: Tensor,
+}
+
+impl Conditioning {
+    /// Text states alone, (B, S, D): all that Stable Diffusion 1 and 2 are told.
+    pub fn text(context: &Tensor) -> Self {
+        Self { context: context.clone(), added: None, guidance: None }
+    }
+}
+
+/// What is added to the time embedding.
+#[derive(Debug)]
+enum AddEmbedding {
+    Text(TextEmbedding),
+    TextTime(TextTimeEmbedding),
+}
+
+impl AddEmbedding {
+    fn new(kind: AdditionEmbedType, config: &UNetConfig, vb: &VarBuilder) -> Result<Self> {
+        Ok(match kind {
+            AdditionEmbedType::Text => Self::Text(TextEmbedding::new(config, vb)?),
+            AdditionEmbedType::TextTime => Self::TextTime(TextTimeEmbedding::new(config, vb)?),
+        })
+    }
+
+    fn forward(&self, given: &Conditioning) -> Result<Tensor> {
+        match (self, &given.added) {
+            (Self::Text(embedding), _) => embedding.forward(&given.context),
+            (Self::TextTime(embedding), Some(added)) => embedding.forward(added, given.context.dtype()),
+            (Self::TextTime(_), None) => Err(Error::Msg("U-Net: pooled text and sizes are missing".into()).into()),
+        }
+    }
+}
 
 /// The U-Net. Channels-last inside, (B, C, H, W) outside.
 #[derive(Debug)]
@@ -24,7 +75,7 @@ pub struct UNet2DConditionModel {
     config: UNetConfig,
     conv_in: Conv2d,
     time_embedding: TimeEmbedding,
-    add_embedding: Option<TextEmbedding>,
+    add_embedding: Option<AddEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: MidBlock,
     up_blocks: Vec<UpBlock>,
@@ -47,7 +98,7 @@ impl UNet2DConditionModel {
             time_embedding: TimeEmbedding::new(config, &vb.pp("time_embedding"))?,
             add_embedding: config
                 .addition_embed_type
-                .map(|AdditionEmbedType::Text| TextEmbedding::new(config, &vb.pp("add_embedding")))
+                .map(|kind| AddEmbedding::new(kind, config, &vb.pp("add_embedding")))
                 .transpose()?,
             down_blocks: (0..channels.len()).map(down_block).collect::<Result<_>>()?,
             mid_block: MidBlock::new(config, &vb.pp("mid_block"))?,
@@ -62,13 +113,14 @@ impl UNet2DConditionModel {
         &self.config
     }
 
-    /// Noisy latents (B, C, H, W), one time per sample (B,), fractional ones too, and text states (B, S, D) to the
-    /// prediction (B, C', H, W). Any H and W will do; shapes that do not fit each other are an error.
-    pub fn forward(&self, x: &Tensor, t: &Tensor, context: &Tensor) -> Result<Tensor> {
+    /// Noisy latents (B, C, H, W), one time per sample (B,), fractional ones too, and what else is known of the picture
+    /// to the prediction (B, C', H, W). Any H and W will do; shapes that do not fit each other are an error.
+    pub fn forward(&self, x: &Tensor, t: &Tensor, given: &Conditioning) -> Result<Tensor> {
+        let context = &given.context;
         self.check_shapes(x, t, context)?;
-        let mut time = self.time_embedding.forward(t, x.dtype())?;
-        if let Some(text) = &self.add_embedding {
-            time = (time + text.forward(context)?)?;
+        let mut time = self.time_embedding.forward(t, given.guidance, x.dtype())?;
+        if let Some(embedding) = &self.add_embedding {
+            time = (time + embedding.forward(given)?)?;
         }
         // Every block's projection begins with the SiLU: once is enough.
         let time = kernels::silu(&time)?;

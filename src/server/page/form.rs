@@ -146,15 +146,7 @@ mod tests {
 
     #[test]
     fn shapes_can_be_drawn_and_keep_the_area() {
-        let facts = Facts {
-            name: "model".into(),
-            multiple_of: 8,
-            width: 512,
-            height: 512,
-            steps: 20,
-            guidance: 7.5,
-            times: 1000,
-        };
+        let facts = Facts::plain("model", (512, 512), 8);
         let sizes: Vec<(usize, usize)> =
             SHAPES.iter().map(|(name, ratio)| shape(&facts, name, *ratio)).map(|s| (s.width, s.height)).collect();
         assert_eq!(sizes, [(512, 512), (592, 440), (440, 592), (680, 384), (384, 680)]);

@@ -1,6 +1,6 @@
 //! The networks, with the key names and configuration files of diffusers and transformers.
 
-mod adapter;
+pub mod adapter;
 pub mod autoencoder;
 pub mod checkpoint;
 pub mod clip;

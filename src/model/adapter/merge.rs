@@ -14,7 +14,7 @@ type Term<'a> = (&'a Adapter, &'a Change, f64);
 
 /// The parameters of `network` that `adapters` change: each is `W + sum of strength * change`, summed in f32 in the order
 /// of the adapters and rounded once. What acts with a strength of 0 changes nothing.
-pub(in crate::model) fn changed(
+pub(super) fn changed(
     bases: &Bases,
     network: Network,
     adapters: &[(&Adapter, f64)],

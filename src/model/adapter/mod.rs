@@ -1,9 +1,11 @@
 //! Small files that change a model: LoRA, LoHa and LoKr, in the names of kohya's trainer, diffusers or PEFT.
 //!
 //! An [`Adapter`] is a file bound to a model: every tensor of it has a role for a layer of the model, and the shape that
-//! goes with it, or the file is refused. [`Adapter::changed`] gives the parameters that some adapters change; networks
-//! built of these share all others with the model, which is never written to.
+//! goes with it, or the file is refused. Of some adapters and a model, [`crate::model::checkpoint::Model::adapted`] makes
+//! another model, which has the changed parameters as its own and shares all others with the first; that one is never
+//! written to.
 
+mod adapted;
 mod change;
 mod dora;
 mod kernel;
@@ -18,7 +20,8 @@ mod peft;
 mod product;
 mod stored;
 
-pub(super) use merge::changed;
+pub(super) use adapted::Adaptable;
+pub use adapted::Applied;
 
 use super::checkpoint::{Base, Weights, read_json};
 use crate::{Error, Result};
@@ -76,7 +79,7 @@ const PEFT_FILES: [&str; 2] = ["adapter_model.safetensors", "adapter_config.json
 impl Adapter {
     /// Reads a file, or a folder as PEFT writes it, for a model. Fails with [`Error::Model`] when there is a tensor in it
     /// that the model has no use for: such a file was made for another one, which the message then says.
-    pub(super) fn read(path: &Path, bases: &Bases) -> Result<Self> {
+    fn read(path: &Path, bases: &Bases, names: &Names) -> Result<Self> {
         let (file, config) = files(path);
         let weights = Weights::read_file(file)?;
         let configs = match (config, weights.note("lora_adapter_metadata")) {
@@ -86,7 +89,7 @@ impl Adapter {
         };
         let configs = configs.and_then(|configs| configs.check().map(|()| configs));
         let configs = configs.map_err(|problem| Error::model(path, format!("its PEFT configuration: {problem}")))?;
-        let (changes, mismatches) = bind(&weights, bases, &configs);
+        let (changes, mismatches) = bind(&weights, (bases, names), &configs);
         if mismatches.is_empty() && !changes.is_empty() {
             return Ok(Self { weights, changes });
         }
@@ -104,8 +107,12 @@ fn files(path: &Path) -> (PathBuf, Option<PathBuf>) {
 }
 
 /// Every tensor's use, and those that have none.
-fn bind(weights: &Weights, bases: &Bases, configs: &PeftConfigs) -> (BTreeMap<Layer, Change>, Vec<Mismatch>) {
-    let (names, mut mismatches) = (Names::new(bases), Vec::new());
+fn bind(
+    weights: &Weights,
+    (bases, names): (&Bases, &Names),
+    configs: &PeftConfigs,
+) -> (BTreeMap<Layer, Change>, Vec<Mismatch>) {
+    let mut mismatches = Vec::new();
     let mut layers: BTreeMap<&Layer, Parts> = BTreeMap::new();
     let mut keys: Vec<&str> = weights.names().collect();
     keys.sort_unstable();

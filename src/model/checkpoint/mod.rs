@@ -14,6 +14,7 @@ pub use find::find;
 pub(super) use single::ldm_unet;
 pub(super) use weights::{Base, Weights};
 
+use super::adapter::{Adaptable, Bases};
 use super::clip::ClipTextModel;
 use super::codec::Codec;
 use super::text_encoder::TextEncoder;
@@ -24,9 +25,10 @@ use crate::diffusion::schedule::NoiseSchedule;
 use candle_core::{DType, Device};
 use parts::{Parts, TextParts};
 use std::path::Path;
+use std::sync::Arc;
 
-/// A loaded model: everything that the pipeline joins.
-#[derive(Debug)]
+/// A loaded model: everything that the pipeline joins. A clone shares all of it.
+#[derive(Debug, Clone)]
 pub struct Model {
     /// The folder's name, or the file's without its ending.
     pub name: String,
@@ -37,15 +39,17 @@ pub struct Model {
     /// Whether an empty negative prompt is told as zeros instead of being read (SDXL).
     pub zeros_for_empty: bool,
     /// The noise-prediction network.
-    pub unet: UNet2DConditionModel,
+    pub unet: Arc<UNet2DConditionModel>,
     /// Latents to pictures and back.
-    pub codec: Codec,
+    pub codec: Arc<Codec>,
     /// The forward process it was trained with.
     pub schedule: NoiseSchedule,
     /// What the U-Net predicts.
     pub prediction: Prediction,
     /// What to use where a request says nothing.
     pub defaults: Defaults,
+    /// What adapters need to make another model of this one.
+    pub(super) adaptable: Arc<Adaptable>,
 }
 
 impl Model {
@@ -57,21 +61,24 @@ impl Model {
         let Parts { text, unet, codec, schedule, prediction, defaults, zeros_for_empty } = parts;
         let all = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).collect();
         let networks = || -> Result<_> {
-            let texts =
-                text.iter().map(|text| text.weights.build(dtype, device, |vb| ClipTextModel::new(&text.config, vb)));
+            let texts = text.iter().map(|text| {
+                text.weights.build_kept(dtype, device, |vb| ClipTextModel::new(&text.config, vb))
+            });
             let texts = texts.collect::<Result<Vec<_>>>()?;
-            let unet = unet.1.build(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
+            let unet = unet.1.build_kept(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
             Ok((texts, unet, codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?))
         };
         let (hash, networks) = rayon::join(|| weights::hash(all), networks);
-        let (texts, unet, codec) = networks?;
-        let text = text.into_iter().zip(texts).map(|(TextParts { tokenizer, reading, .. }, network)| TextEncoder {
-            tokenizer,
-            network,
-            reading,
-        });
-        let (name, text) = (name(path), text.collect());
-        Ok(Self { name, hash, text, zeros_for_empty, unet, codec, schedule, prediction, defaults })
+        let (texts, (unet, unet_base), codec) = networks?;
+        let (mut encoders, mut configs, mut bases) = (Vec::new(), Vec::new(), Vec::new());
+        for (TextParts { tokenizer, reading, config, .. }, (network, base)) in text.into_iter().zip(texts) {
+            encoders.push(TextEncoder { tokenizer: Arc::new(tokenizer), network: Arc::new(network), reading });
+            configs.push(config);
+            bases.push(base);
+        }
+        let adaptable = Arc::new(Adaptable::new(Bases { text: bases, unet: unet_base }, configs));
+        let (name, text, unet, codec) = (name(path), encoders, Arc::new(unet), Arc::new(codec));
+        Ok(Self { name, hash, text, zeros_for_empty, unet, codec, schedule, prediction, defaults, adaptable })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::diffusion::inpaint::Inpaint;
 use crate::diffusion::noise::{NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
-use crate::model::checkpoint::Model;
+use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
@@ -36,8 +36,27 @@ use told::Told;
 /// A model in memory, ready to draw.
 pub struct Pipeline {
     model: Model,
+    facts: Facts,
     words: Option<Words>,
     device: Device,
+}
+
+/// What a plan has to know of a model.
+pub fn facts(model: &Opened) -> Facts {
+    let (factor, size, defaults) = (model.factor(), model.unet().sample_size, model.defaults());
+    Facts {
+        name: model.name(),
+        multiple_of: factor,
+        width: size * factor,
+        height: size * factor,
+        steps: defaults.steps,
+        guidance: defaults.guidance,
+        sampler: defaults.sampler,
+        schedule: defaults.schedule,
+        beside: model.unet().beside().unwrap_or(Beside::Nothing),
+        text_layers: model.text_layers(),
+        times: model.times(),
+    }
 }
 
 /// A finished picture.
@@ -57,33 +76,36 @@ impl Picture {
 }
 
 impl Pipeline {
-    /// Loads the model folder `path`. Fails with [`crate::Error::Model`], naming file and tensor.
+    /// Loads the model at `path` in the precision that suits the device. Fails with [`crate::Error::Model`], naming file
+    /// and tensor.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let model = Model::load(path, device, DType::F32)?;
-        Ok(Self { model, words: Words::read(path)?, device: device.clone() })
+        Self::load_as(path, device, Precision::on(device, None))
+    }
+
+    /// The same in a precision that is asked for.
+    pub fn load_as(path: &Path, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
+        Self::new(Opened::read(path)?, device, precision)
+    }
+
+    /// Loads the weights of a model. Fails as [`Pipeline::load`].
+    pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
+        let (facts, words) = (facts(&opened), Words::read(opened.path())?);
+        Ok(Self { model: opened.load(device, precision)?, facts, words, device: device.clone() })
     }
 
     /// What a plan has to know of this model.
     pub fn facts(&self) -> Facts {
-        let factor = self.model.codec.factor();
-        Facts {
-            name: self.model.name.clone(),
-            multiple_of: factor,
-            width: self.model.unet.config().sample_size * factor,
-            height: self.model.unet.config().sample_size * factor,
-            steps: self.model.defaults.steps,
-            guidance: self.model.defaults.guidance,
-            sampler: self.model.defaults.sampler,
-            schedule: self.model.defaults.schedule,
-            beside: self.beside(),
-            text_layers: self.model.text.iter().map(|text| text.network.depth()).min().unwrap_or(1),
-            times: self.model.schedule.steps(),
-        }
+        self.facts.clone()
+    }
+
+    /// Bytes that its weights take in memory.
+    pub fn bytes(&self) -> u64 {
+        self.model.bytes
     }
 
     /// The model's name and the hash of its weights.
     pub fn identity(&self) -> (&str, &str) {
-        (&self.model.name, &self.model.hash)
+        (&self.model.name, self.model.hash())
     }
 
     /// Draws every picture of a plan. `on_step` hears of every step, and stops the work by returning an error.
@@ -152,7 +174,7 @@ impl Pipeline {
     }
 
     fn beside(&self) -> Beside {
-        self.model.unet.config().beside().unwrap_or(Beside::Nothing)
+        self.facts.beside
     }
 
     /// The two heavy parts of drawing `plan`, to be measured one at a time.

@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let began = Instant::now();
     let request = request(args)?;
     check_output(&args.output)?;
-    let pipeline = Pipeline::load(&args.model.folder()?, &args.model.device()?)?;
+    let pipeline = args.model.load()?;
     let plan = Plan::new(&request, &pipeline.facts())?;
     let loaded = began.elapsed();
     let pictures = draw(&pipeline, &plan)?;
@@ -128,6 +128,8 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         only_masked_padding: args.only_masked_padding.clone(),
         extend: args.extend.clone(),
         noise: args.noise.clone(),
+        // The one that is loaded, which may be a path and have no name here.
+        model: None,
         image: args.init_image.as_deref().map(|path| read_file("init-image", path)).transpose()?,
         mask: args.mask.as_deref().map(|path| read_file("mask", path)).transpose()?,
         problems: Vec::new(),

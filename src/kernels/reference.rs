@@ -3,20 +3,25 @@
 
 use super::{Activation, Padding};
 use crate::Result;
-use candle_core::{D, Module, Tensor};
+use candle_core::{D, DType, Module, Tensor};
 
 pub(super) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = candle_nn::Linear::new(w.clone(), b.cloned()).forward(x)?;
-    Ok(y)
+    let b = b.map(|b| b.to_dtype(x.dtype())).transpose()?;
+    Ok(candle_nn::Linear::new(w.to_dtype(x.dtype())?, b).forward(x)?)
 }
 
 pub(super) fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
+    // Of which candle has no convolution on the CPU.
+    if x.device().is_cpu() && x.dtype() == DType::BF16 {
+        let y = conv2d(&x.to_dtype(DType::F32)?, w, b, stride, padding)?;
+        return Ok(y.to_dtype(DType::BF16)?);
+    }
     let x = x.permute((0, 3, 1, 2))?.contiguous()?;
     let x = x.pad_with_zeros(2, padding.top, padding.bottom)?.pad_with_zeros(3, padding.left, padding.right)?;
-    let w = w.permute((0, 3, 1, 2))?.contiguous()?;
+    let w = w.to_dtype(x.dtype())?.permute((0, 3, 1, 2))?.contiguous()?;
     let y = x.conv2d(&w, 0, stride, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()?;
     Ok(match b {
-        Some(b) => y.broadcast_add(b)?,
+        Some(b) => y.broadcast_add(&b.to_dtype(y.dtype())?)?,
         None => y,
     })
 }
@@ -63,6 +68,34 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal
     }
     let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
     Ok(weights.matmul(&v)?.transpose(1, 2)?.reshape((b, t, c))?)
+}
+
+/// (B, H, W, C) to (B, `height`, `width`, C) by repeating the nearest position before.
+pub(super) fn enlarge(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    if (height, width) == (2 * h, 2 * w) {
+        let x = x.reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, 2, w, 2, c))?;
+        return Ok(x.reshape((b, height, width, c))?);
+    }
+    let pick = |from: usize, to: usize| Tensor::from_iter((0..to).map(|i| (i * from / to) as u32), x.device());
+    Ok(x.index_select(&pick(h, height)?, 1)?.index_select(&pick(w, width)?, 2)?)
+}
+
+/// The most scores that exist at a time: those of 2048 queries and keys, eight heads and two samples.
+const MOST_SCORES: usize = 1 << 26;
+
+/// [`attention`], of some queries at a time where there are many.
+pub(super) fn attention_in_blocks(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    let ((batch, queries, _), keys) = (q.dims3()?, k.dim(1)?);
+    let block = (MOST_SCORES / (batch * heads * keys).max(1)).max(1);
+    if causal || queries <= block {
+        return attention(q, k, v, heads, causal);
+    }
+    let parts = (0..queries).step_by(block).map(|first| {
+        let part = q.narrow(1, first, block.min(queries - first))?;
+        attention(&part, k, v, heads, causal)
+    });
+    Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?)
 }
 
 pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {

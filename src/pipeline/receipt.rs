@@ -71,7 +71,7 @@ impl Receipt {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             model: model.name.clone(),
-            model_hash: model.hash.clone(),
+            model_hash: model.hash().to_owned(),
             prompt: plan.prompt.clone(),
             negative_prompt: plan.negative_prompt.clone(),
             sampler: plan.sampler,
@@ -115,6 +115,7 @@ impl Receipt {
             height: Some(self.height.to_string()),
             strength: self.strength.map(|strength| strength.to_string()),
             noise: Some(self.noise.name().to_owned()),
+            model: Some(self.model.clone()),
             ..self.strength.map(|_| self.repaint.request()).unwrap_or_default()
         }
     }
@@ -195,9 +196,13 @@ impl Receipt {
     }
 }
 
-/// A value with commas, colons or line breaks is written as a JSON string.
+/// A value with commas, colons, line breaks, quotes or blank ends is written as a JSON string.
 fn quoted(value: &str) -> String {
-    if value.contains([',', ':', '\n']) { serde_json::Value::from(value).to_string() } else { value.to_owned() }
+    if value.contains([',', ':', '\n', '"']) || value.trim() != value {
+        serde_json::Value::from(value).to_string()
+    } else {
+        value.to_owned()
+    }
 }
 
 /// The names other programs know our samplers by.

@@ -59,6 +59,7 @@ impl Checker {
             height,
             start: self.start(request, facts, repaint, (width, height), count),
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
+            model: facts.name.clone(),
         }
     }
 

@@ -112,4 +112,6 @@ request! {
     extend: Text,
     /// A noise generator's name.
     noise: Text,
+    /// A model's name.
+    model: Text,
 }

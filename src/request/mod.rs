@@ -48,7 +48,7 @@ impl GenerateRequest {
 }
 
 /// What other programs call our fields.
-const ELSEWHERE: [(&str, &str); 17] = [
+const ELSEWHERE: [(&str, &str); 19] = [
     ("cfg", "guidance"),
     ("cfg_scale", "guidance"),
     ("guidance_scale", "guidance"),
@@ -66,6 +66,8 @@ const ELSEWHERE: [(&str, &str); 17] = [
     ("inpaint_full_res_padding", "only_masked_padding"),
     ("padding_mask_crop", "only_masked_padding"),
     ("outpaint", "extend"),
+    ("checkpoint", "model"),
+    ("sd_model_checkpoint", "model"),
 ];
 
 /// The field that was probably meant, for "did you mean": by its name elsewhere, else by its spelling.
@@ -91,7 +93,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 }
 
 /// `text` on one line of at most 60 characters with control characters escaped, to be shown in a message.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
     format!("\"{}{dots}\"", short.escape_debug())

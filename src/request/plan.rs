@@ -125,11 +125,13 @@ pub struct Plan {
     pub start: Start,
     /// Which generator makes the noise.
     pub noise: NoiseKind,
+    /// The name of the model that this is for.
+    pub model: String,
 }
 
 impl Plan {
-    /// Checks `request` for a model. On failure lists every wrong field ([`Error::Invalid`]). Decodes the pictures, so
-    /// it may take a while: keep it off async threads.
+    /// Checks `request` for the model that it means: which one that is, `facts` say. On failure lists every wrong field
+    /// ([`Error::Invalid`]). Decodes the pictures, so it may take a while: keep it off async threads.
     pub fn new(request: &GenerateRequest, facts: &Facts) -> Result<Self> {
         let mut checker = Checker { errors: request.problems.clone() };
         let plan = checker.plan(request, facts);
@@ -159,6 +161,7 @@ impl Plan {
             height: Some(self.height.to_string()),
             strength,
             noise: Some(self.noise.name().to_owned()),
+            model: Some(self.model.clone()),
             ..repaint
         }
     }

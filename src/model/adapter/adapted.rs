@@ -1,14 +1,13 @@
 //! A model with adapters: another model.
 
 use super::merge::changed;
-use super::names::Names;
-use super::{Adapter, Bases, Network};
+use super::{Adapter, Layout, Network};
 use crate::Result;
-use crate::model::checkpoint::Model;
+use crate::model::checkpoint::{Base, Model};
 use crate::model::clip::{ClipTextConfig, ClipTextModel};
 use crate::model::text_encoder::TextEncoder;
 use crate::model::unet::UNet2DConditionModel;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// An adapter's file, and how strongly it acts: 1 is as it was trained, 0 not at all.
@@ -25,16 +24,25 @@ pub struct Applied {
 /// What a model keeps so that others can be made of it.
 #[derive(Debug)]
 pub(in crate::model) struct Adaptable {
-    bases: Bases,
+    pub(in crate::model) layout: Arc<Layout>,
+    pub(in crate::model) bases: Bases,
     /// Of the text encoders; the U-Net has its own.
-    configs: Vec<ClipTextConfig>,
-    names: Names,
+    pub(in crate::model) configs: Vec<ClipTextConfig>,
 }
 
-impl Adaptable {
-    /// Of the parameters of a model's networks.
-    pub(in crate::model) fn new(bases: Bases, configs: Vec<ClipTextConfig>) -> Self {
-        Self { names: Names::new(&bases), bases, configs }
+/// The parameters of a model's networks.
+#[derive(Debug)]
+pub(in crate::model) struct Bases {
+    pub(in crate::model) text: Vec<Base>,
+    pub(in crate::model) unet: Base,
+}
+
+impl Bases {
+    pub(super) fn of(&self, network: Network) -> &Base {
+        match network {
+            Network::Text(i) => &self.text[i],
+            Network::UNet => &self.unet,
+        }
     }
 }
 
@@ -43,22 +51,17 @@ impl Model {
     /// and rounded once. Everything else is shared, and this model stays as it is. Fails with [`crate::Error::Model`] for a
     /// file that was made for another model.
     pub fn adapted(&self, adapters: &[Applied]) -> Result<Self> {
-        let read = |applied: &Applied| self.adapter(&applied.path);
-        let files = adapters.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let files = adapters.iter().map(|applied| Adapter::read(&applied.path, &self.adaptable.layout));
+        let files = files.collect::<Result<Vec<_>>>()?;
         let with = |strength: fn(&Applied) -> f64| -> Vec<(&Adapter, f64)> {
             files.iter().zip(adapters.iter().map(strength)).collect()
         };
-        let text = self.text.iter().enumerate().map(|(i, encoder)| self.encoder(i, encoder, &with(|a| a.text)));
-        Ok(Self { text: text.collect::<Result<_>>()?, unet: self.unet_with(&with(|a| a.unet))?, ..self.clone() })
-    }
-
-    /// Whether an adapter fits this model: an error says why not.
-    pub fn check_adapter(&self, path: &Path) -> Result<()> {
-        self.adapter(path).map(drop)
-    }
-
-    fn adapter(&self, path: &Path) -> Result<Adapter> {
-        Adapter::read(path, &self.adaptable.bases, &self.adaptable.names)
+        let mut adapted = self.clone();
+        for (i, encoder) in adapted.text.iter_mut().enumerate() {
+            *encoder = self.encoder(i, encoder, &with(|applied| applied.text))?;
+        }
+        adapted.unet = self.unet_with(&with(|applied| applied.unet))?;
+        Ok(adapted)
     }
 
     fn encoder(&self, index: usize, encoder: &TextEncoder, adapters: &[(&Adapter, f64)]) -> Result<TextEncoder> {

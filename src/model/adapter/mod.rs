@@ -10,6 +10,7 @@ mod change;
 mod dora;
 mod kernel;
 mod keys;
+mod layout;
 mod ldm;
 mod loha;
 mod lokr;
@@ -20,15 +21,15 @@ mod peft;
 mod product;
 mod stored;
 
-pub(super) use adapted::Adaptable;
+pub(super) use adapted::{Adaptable, Bases};
 pub use adapted::Applied;
+pub(super) use layout::Layout;
 
-use super::checkpoint::{Base, Weights, read_json};
+use super::checkpoint::{Weights, read_json};
 use crate::{Error, Result};
 use change::Change;
-use kernel::Kernel;
 use keys::Role;
-use names::{Layer, Names};
+use names::Layer;
 use peft::PeftConfigs;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,26 +42,6 @@ pub(super) enum Network {
     Text(usize),
     /// The U-Net.
     UNet,
-}
-
-/// The parameters of a model's networks.
-#[derive(Debug, Clone)]
-pub(super) struct Bases {
-    pub(super) text: Vec<Base>,
-    pub(super) unet: Base,
-}
-
-impl Bases {
-    fn of(&self, network: Network) -> &Base {
-        match network {
-            Network::Text(i) => &self.text[i],
-            Network::UNet => &self.unet,
-        }
-    }
-
-    fn shape(&self, network: Network, parameter: &str) -> Option<Kernel> {
-        Kernel::new(self.of(network).get(parameter)?.dims())
-    }
 }
 
 /// An adapter's file, and what it does to each parameter of the model it was read for.
@@ -79,7 +60,7 @@ const PEFT_FILES: [&str; 2] = ["adapter_model.safetensors", "adapter_config.json
 impl Adapter {
     /// Reads a file, or a folder as PEFT writes it, for a model. Fails with [`Error::Model`] when there is a tensor in it
     /// that the model has no use for: such a file was made for another one, which the message then says.
-    fn read(path: &Path, bases: &Bases, names: &Names) -> Result<Self> {
+    fn read(path: &Path, layout: &Layout) -> Result<Self> {
         let (file, config) = files(path);
         let weights = Weights::read_file(file)?;
         let configs = match (config, weights.note("lora_adapter_metadata")) {
@@ -89,7 +70,7 @@ impl Adapter {
         };
         let configs = configs.and_then(|configs| configs.check().map(|()| configs));
         let configs = configs.map_err(|problem| Error::model(path, format!("its PEFT configuration: {problem}")))?;
-        let (changes, mismatches) = bind(&weights, (bases, names), &configs);
+        let (changes, mismatches) = bind(&weights, layout, &configs);
         if mismatches.is_empty() && !changes.is_empty() {
             return Ok(Self { weights, changes });
         }
@@ -107,11 +88,7 @@ fn files(path: &Path) -> (PathBuf, Option<PathBuf>) {
 }
 
 /// Every tensor's use, and those that have none.
-fn bind(
-    weights: &Weights,
-    (bases, names): (&Bases, &Names),
-    configs: &PeftConfigs,
-) -> (BTreeMap<Layer, Change>, Vec<Mismatch>) {
+fn bind(weights: &Weights, layout: &Layout, configs: &PeftConfigs) -> (BTreeMap<Layer, Change>, Vec<Mismatch>) {
     let mut mismatches = Vec::new();
     let mut layers: BTreeMap<&Layer, Parts> = BTreeMap::new();
     let mut keys: Vec<&str> = weights.names().collect();
@@ -120,7 +97,7 @@ fn bind(
         let stored = Stored { key: key.to_owned(), shape: weights.shape(key).unwrap_or_default() };
         let placed = match keys::split(key) {
             None => Err(stored.mismatch("not a kind of tensor that LoRA, LoHa or LoKr have")),
-            Some((name, role)) => match names.find(name) {
+            Some((name, role)) => match layout.find(name) {
                 None => Err(stored.mismatch(format!("the model has no such layer, found {:?}", stored.shape))),
                 Some(layer) => layers.entry(layer).or_default().add(role, stored),
             },
@@ -129,7 +106,7 @@ fn bind(
     }
     let mut changes = BTreeMap::new();
     for (layer, mut parts) in layers {
-        match changes_of(layer, &mut parts, weights, bases, configs) {
+        match changes_of(layer, &mut parts, weights, layout, configs) {
             Ok(found) => changes.extend(found),
             Err(mismatch) => mismatches.push(mismatch),
         }
@@ -143,13 +120,13 @@ fn changes_of(
     layer: &Layer,
     parts: &mut Parts,
     weights: &Weights,
-    bases: &Bases,
+    layout: &Layout,
     configs: &PeftConfigs,
 ) -> Result<Vec<(Layer, Change)>, Mismatch> {
     let parameter = |kind: &str| Layer { network: layer.network, name: format!("{}.{kind}", layer.name) };
     let shape = |of: &Layer, stored: &Stored| {
-        let shape = bases.shape(of.network, &of.name);
-        shape.ok_or_else(|| stored.mismatch(format!("the model's layer has no {}", of.name.rsplit('.').next().unwrap_or_default())))
+        let kernel = layout.kernel(of);
+        kernel.ok_or_else(|| stored.mismatch(format!("the model's layer has no {}", of.name.rsplit('.').next().unwrap_or_default())))
     };
     let mut changes = Vec::new();
     if let Some(bias) = parts.take(Role::Bias) {

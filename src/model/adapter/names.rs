@@ -2,8 +2,9 @@
 //! names, and for themselves: so the names are looked up in a table that is made of the model's own, and never taken
 //! apart.
 
+use super::Network;
+use super::kernel::Kernel;
 use super::ldm::LdmNames;
-use super::{Bases, Network};
 use std::collections::HashMap;
 
 /// A layer: a network's, by the name that its parameters have before `.weight` and `.bias`.
@@ -25,13 +26,14 @@ impl Layer {
 pub(super) struct Names(HashMap<String, Layer>);
 
 impl Names {
-    pub(super) fn new(bases: &Bases) -> Self {
+    /// Of the parameters of text encoders and a U-Net.
+    pub(super) fn new(text: &[HashMap<String, Kernel>], unet: &HashMap<String, Kernel>) -> Self {
         let mut names = Self::default();
-        for (i, base) in bases.text.iter().enumerate() {
-            layers(base.names()).for_each(|name| names.add_text(i, name));
+        for (i, parameters) in text.iter().enumerate() {
+            layers(parameters).for_each(|name| names.add_text(i, name));
         }
-        let ldm = LdmNames::new(bases.unet.names());
-        layers(bases.unet.names()).for_each(|name| names.add_unet(name, &ldm));
+        let ldm = LdmNames::new(unet.keys().map(String::as_str));
+        layers(unet).for_each(|name| names.add_unet(name, &ldm));
         names
     }
 
@@ -93,6 +95,6 @@ fn without_text_model(name: &str) -> &str {
 }
 
 /// The layers that parameters belong to; those with a weight and a bias twice.
-fn layers<'a>(parameters: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
-    parameters.filter_map(|name| name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")))
+fn layers(parameters: &HashMap<String, Kernel>) -> impl Iterator<Item = &str> {
+    parameters.keys().filter_map(|name| name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The model that this repository ships.
-const BUNDLED: &str = "icons";
+pub(crate) const BUNDLED: &str = "icons";
 
 /// What the names of models in one file end with.
 const ENDING: &str = ".safetensors";
@@ -15,51 +15,71 @@ const ENDING: &str = ".safetensors";
 const VAE_ENDING: &str = ".vae.safetensors";
 
 /// Where the model called `wanted` is: a name in one of the places where models are kept (`$LIMNER_MODELS`, `./models`,
-/// `models` beside the program, `models` of the source tree; the first that has it, as a folder or as
-/// `NAME.safetensors`), or a path to a folder or a file. Without either, the bundled model. An unknown name is an
-/// [`Error::Invalid`] that lists the known ones.
+/// `limner/models` among the user's data, `models` beside the program, `models` of the source tree; the first that has
+/// it, as a folder or as `NAME.safetensors`), or a path to a folder or a file. Without either, the bundled model. An
+/// unknown name is an [`Error::Invalid`] that lists the known ones.
 pub fn find(wanted: Option<&str>) -> Result<PathBuf> {
     find_in(wanted.unwrap_or(BUNDLED), &places())
 }
 
 fn find_in(wanted: &str, places: &[PathBuf]) -> Result<PathBuf> {
-    let candidates = |place: &PathBuf| [place.join(wanted), place.join(format!("{wanted}{ENDING}"))];
-    let named = || places.iter().flat_map(candidates).find(|path| is_model(path));
-    if let Some(path) = is_name(wanted).then(named).flatten() {
+    if let Some(path) = named(wanted, places) {
         return Ok(path);
     }
     let path = Path::new(wanted);
     if path.is_dir() || path.is_file() {
         return Ok(path.to_owned());
     }
-    let known = known(places);
+    let known = names(places);
     let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     let message = format!("no model, folder or file {wanted:?}; known models: {list}");
     Err(Error::invalid(FieldError::new("model", "unknown_model", message)))
 }
 
-/// Names of all models that [`find`] finds by name.
-fn known(places: &[PathBuf]) -> Vec<String> {
+/// All models that [`find`] finds by name, in the order of their names: each name, and where it leads.
+pub(crate) fn all() -> Vec<(String, PathBuf)> {
+    let places = places();
+    let found = |name: String| named(&name, &places).map(|path| (name, path));
+    names(&places).into_iter().filter_map(found).collect()
+}
+
+/// Where the model called `name` is in `places`: in the first that has it, as a folder or as `NAME.safetensors`. Text
+/// that is no plain name is the name of none.
+pub(crate) fn named(name: &str, places: &[PathBuf]) -> Option<PathBuf> {
+    let candidates = |place: &PathBuf| [place.join(name), place.join(format!("{name}{ENDING}"))];
+    let find = || places.iter().flat_map(candidates).find(|path| is_model(path));
+    is_name(name).then(find).flatten()
+}
+
+/// Names of all models that [`named`] finds, in order.
+pub(crate) fn names(places: &[PathBuf]) -> Vec<String> {
     let entries = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
     let models = entries.filter(|e| is_model(&e.path())).map(|e| e.file_name().to_string_lossy().into_owned());
     let names = models.map(|name| name.strip_suffix(ENDING).map_or(name.clone(), str::to_owned));
     names.filter(|name| is_name(name)).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn places() -> Vec<PathBuf> {
+/// Where models are kept, in the order of search.
+pub fn places() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
     let named = std::env::var_os("LIMNER_MODELS").map(PathBuf::from);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    named.into_iter().chain([PathBuf::from("models")]).chain(beside).chain([source]).collect()
+    named.into_iter().chain([PathBuf::from("models")]).chain(users_folder()).chain(beside).chain([source]).collect()
+}
+
+/// The folder of a user's own models, among the user's data.
+pub(crate) fn users_folder() -> Option<PathBuf> {
+    Some(dirs::data_dir()?.join("limner/models"))
 }
 
 /// A plain file name: nothing that could lead out of the folder it is looked for in.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !text.is_empty() && text.len() <= 100 && !text.starts_with('.') && text.chars().all(plain)
 }
 
-fn is_model(path: &Path) -> bool {
+/// Whether this is a model by its name, and by what is in it if it is a folder.
+pub(crate) fn is_model(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let is_file = || name.ends_with(ENDING) && !name.ends_with(VAE_ENDING) && path.is_file();
     path.join("model_index.json").is_file() || is_file()

@@ -4,17 +4,24 @@ mod defaults;
 mod file;
 mod find;
 mod folder;
+mod opened;
 mod parts;
+mod precision;
 mod single;
 mod weights;
 
 pub use defaults::Defaults;
 pub(crate) use file::{read_file, read_json, without_mark};
-pub use find::find;
+pub(crate) use find::{BUNDLED, all, is_model, is_name, named, names, users_folder};
+pub use find::{find, places};
+pub(crate) use folder::check_index;
+pub use opened::Opened;
+pub use precision::Precision;
 pub(super) use single::ldm_unet;
-pub(super) use weights::{Base, Weights};
+pub(super) use weights::{Base, Hash, Weights};
+pub(crate) use weights::{PICKLE, is_pickle_name};
 
-use super::adapter::{Adaptable, Bases};
+use super::adapter::{Adaptable, Bases, Layout};
 use super::clip::ClipTextModel;
 use super::codec::Codec;
 use super::text_encoder::TextEncoder;
@@ -22,7 +29,7 @@ use super::unet::UNet2DConditionModel;
 use crate::Result;
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::NoiseSchedule;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use parts::{Parts, TextParts};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,8 +39,6 @@ use std::sync::Arc;
 pub struct Model {
     /// The folder's name, or the file's without its ending.
     pub name: String,
-    /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own.
-    pub hash: String,
     /// Prompts to states: one encoder, or two whose states stand side by side, of which the last gives the vector.
     pub text: Vec<TextEncoder>,
     /// Whether an empty negative prompt is told as zeros instead of being read (SDXL).
@@ -48,42 +53,59 @@ pub struct Model {
     pub prediction: Prediction,
     /// What to use where a request says nothing.
     pub defaults: Defaults,
+    /// Bytes that its weights take in memory.
+    pub bytes: u64,
+    hash: Arc<Hash>,
     /// What adapters need to make another model of this one.
     pub(super) adaptable: Arc<Adaptable>,
 }
 
 impl Model {
-    /// Loads a diffusers folder, or a single file in the names of the original Stable Diffusion, weights as `dtype`. An
-    /// unusable one is an [`crate::Error::Model`] that names the file and, where one is at fault, the tensor with its
-    /// expected and found shape.
-    pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
+    /// Loads a diffusers folder, or a single file in the names of the original Stable Diffusion, in a [`Precision`], or
+    /// everything in one type. An unusable one is an [`crate::Error::Model`] that names the file and, where one is at
+    /// fault, the tensor with its expected and found shape.
+    pub fn load(path: &Path, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
+        Opened::read(path)?.load(device, precision)
+    }
+
+    fn build(
+        name: String,
+        parts: Parts,
+        layout: Arc<Layout>,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Self> {
         let Parts { text, unet, codec, schedule, prediction, defaults, zeros_for_empty } = parts;
-        let all = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).collect();
-        let networks = || -> Result<_> {
-            let texts = text.iter().map(|text| {
-                text.weights.build_kept(dtype, device, |vb| ClipTextModel::new(&text.config, vb))
-            });
-            let texts = texts.collect::<Result<Vec<_>>>()?;
-            let unet = unet.1.build_kept(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
-            Ok((texts, unet, codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?))
-        };
-        let (hash, networks) = rayon::join(|| weights::hash(all), networks);
-        let (texts, (unet, unet_base), codec) = networks?;
+        let all: Vec<_> = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).cloned().collect();
+        let hash = Arc::new(Hash::of(&all));
+        let precision = precision.of_model(unet.1.stored());
         let (mut encoders, mut configs, mut bases) = (Vec::new(), Vec::new(), Vec::new());
-        for (TextParts { tokenizer, reading, config, .. }, (network, base)) in text.into_iter().zip(texts) {
+        for TextParts { tokenizer, config, weights, reading } in text {
+            let (network, base) = weights.build_kept(precision, device, |vb| ClipTextModel::new(&config, vb))?;
             encoders.push(TextEncoder { tokenizer: Arc::new(tokenizer), network: Arc::new(network), reading });
             configs.push(config);
             bases.push(base);
         }
-        let adaptable = Arc::new(Adaptable::new(Bases { text: bases, unet: unet_base }, configs));
-        let (name, text, unet, codec) = (name(path), encoders, Arc::new(unet), Arc::new(codec));
-        Ok(Self { name, hash, text, zeros_for_empty, unet, codec, schedule, prediction, defaults, adaptable })
+        let (unet, base) = unet.1.build_kept(precision, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
+        let codec = codec.1.build(precision.of_codec(), device, |vb| Codec::new(&codec.0, vb))?;
+        let adaptable = Arc::new(Adaptable { layout, bases: Bases { text: bases, unet: base }, configs });
+        let bytes = all.iter().map(Weights::taken).sum();
+        let (text, unet, codec) = (encoders, Arc::new(unet), Arc::new(codec));
+        Ok(Self { name, text, zeros_for_empty, unet, codec, schedule, prediction, defaults, bytes, hash, adaptable })
+    }
+
+    /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own. The
+    /// first call may read all files. `unknown` where one was changed after it was loaded.
+    pub fn hash(&self) -> &str {
+        self.hash.get()
     }
 }
 
-fn name(path: &Path) -> String {
-    let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let name = if path.is_file() { path.file_stem() } else { resolved.file_name() };
+/// What the model at `path` is called: as its folder, or as its file without the ending. A link has its own name.
+pub(crate) fn name(path: &Path) -> String {
+    // "." and ".." have none.
+    let named = if path.file_name().is_some() { Ok(path.to_owned()) } else { path.canonicalize() };
+    let path = named.unwrap_or_default();
+    let name = if path.is_file() { path.file_stem() } else { path.file_name() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }

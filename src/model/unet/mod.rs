@@ -13,7 +13,7 @@ use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
 use crate::Result;
 use crate::kernels;
 use blocks::{Conditions, DownBlock, MidBlock, UpBlock};
-use candle_core::{Error, Tensor, bail};
+use candle_core::{DType, Error, Tensor, bail};
 use candle_nn::VarBuilder;
 use embedding::{TextTimeEmbedding, TimeEmbedding};
 use text_embedding::TextEmbedding;
@@ -42,6 +42,11 @@ impl Conditioning {
     /// Text states alone, (B, S, D): all that Stable Diffusion 1 and 2 are told.
     pub fn text(context: &Tensor) -> Self {
         Self { context: context.clone(), added: None, guidance: None }
+    }
+
+    /// With text states of this type.
+    fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        Ok(Self { context: self.context.to_dtype(dtype)?, ..self.clone() })
     }
 }
 
@@ -113,9 +118,16 @@ impl UNet2DConditionModel {
         &self.config
     }
 
+    /// The type that it computes in.
+    pub fn dtype(&self) -> DType {
+        self.conv_norm_out.dtype()
+    }
+
     /// Noisy latents (B, C, H, W), one time per sample (B,), fractional ones too, and what else is known of the picture
-    /// to the prediction (B, C', H, W). Any H and W will do; shapes that do not fit each other are an error.
+    /// to the prediction (B, C', H, W). Any H and W will do; shapes that do not fit each other are an error. What goes in
+    /// may be of any type; what comes out is of [`Self::dtype`].
     pub fn forward(&self, x: &Tensor, t: &Tensor, given: &Conditioning) -> Result<Tensor> {
+        let (x, given) = (&x.to_dtype(self.dtype())?, &given.to_dtype(self.dtype())?);
         let context = &given.context;
         self.check_shapes(x, t, context)?;
         let mut time = self.time_embedding.forward(t, given.guidance, x.dtype())?;
@@ -134,7 +146,7 @@ impl UNet2DConditionModel {
         for block in &self.up_blocks {
             x = block.forward(x, given, &mut skips)?;
         }
-        to_channels_first(&self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)?)
+        to_channels_first(&self.conv_out.forward_normed(&self.conv_norm_out, &x)?)
     }
 
     fn check_shapes(&self, x: &Tensor, t: &Tensor, context: &Tensor) -> candle_core::Result<()> {

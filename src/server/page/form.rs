@@ -2,17 +2,30 @@
 
 use super::Chrome;
 use super::job::Panel;
+use super::models::Choice;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::FieldError;
 use crate::jobs::Id;
+use crate::model::unet::Beside;
 use crate::request::{Facts, GenerateRequest, MAX_COUNT};
 use askama::Template;
 
 /// Prompts to begin with: what the bundled model draws well.
 const EXAMPLES: [&str; 6] = ["red apple", "crying face", "yellow star", "cat face", "green leaf", "flat blue heart"];
 /// Fields that lie under "Settings": it is opened when one of them is wrong or was set.
-const SETTINGS: [&str; 8] = ["negative_prompt", "steps", "guidance", "sampler", "schedule", "width", "height", "seed"];
+const SETTINGS: [&str; 10] = [
+    "negative_prompt",
+    "steps",
+    "guidance",
+    "sampler",
+    "schedule",
+    "width",
+    "height",
+    "seed",
+    "clip_skip",
+    "image_guidance",
+];
 /// Fields that lie under "Start from a picture".
 const PICTURE: [&str; 7] =
     ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend"];
@@ -25,6 +38,7 @@ const SHAPES: [(&str, f64); 5] =
 #[template(path = "make.html")]
 pub(super) struct Make<'a> {
     pub(super) chrome: Chrome<'a>,
+    pub(super) choice: Choice,
     pub(super) form: &'a GenerateRequest,
     /// Makes a double submit one job.
     pub(super) form_id: Id,
@@ -49,7 +63,7 @@ pub(super) struct Shape {
 
 impl Make<'_> {
     fn facts(&self) -> &Facts {
-        self.chrome.facts
+        &self.choice.facts
     }
 
     fn samplers(&self) -> Vec<&'static str> {
@@ -84,18 +98,23 @@ impl Make<'_> {
         }
     }
 
-    fn chosen(&self, field: &str, name: &str, default: &impl ToString) -> bool {
-        self.or(field, default) == name
+    /// What was typed, unless the model would do that by itself: then nothing, so that it goes for another model, too.
+    fn own(&self, field: &str) -> &str {
+        if self.is_changed(field) { self.typed(field) } else { "" }
+    }
+
+    fn is_changed(&self, field: &str) -> bool {
+        !self.typed(field).is_empty() && self.typed(field) != self.default(field)
     }
 
     fn error(&self, field: &str) -> Option<&str> {
-        self.errors.iter().find(|error| error.field == field).map(|error| error.message.as_str())
+        let told = self.errors.iter().find(|error| error.field == field).map(|error| error.message.as_str());
+        told.or(self.choice.error.as_deref().filter(|_| field == "model"))
     }
 
     /// Errors of fields that the form does not show.
     fn other_errors(&self) -> Vec<&FieldError> {
-        let shown =
-            |field: &str| SETTINGS.contains(&field) || PICTURE.contains(&field) || ["prompt", "count"].contains(&field);
+        let shown = |field: &str| [&SETTINGS[..], &PICTURE, &["prompt", "model", "count"]].concat().contains(&field);
         self.errors.iter().filter(|error| !shown(&error.field)).collect()
     }
 
@@ -104,18 +123,23 @@ impl Make<'_> {
         match field {
             "steps" => facts.steps.to_string(),
             "guidance" => facts.guidance.to_string(),
-            "sampler" => Sampler::default().to_string(),
-            "schedule" => Spacing::default().name().to_owned(),
+            "sampler" => facts.sampler.to_string(),
+            "schedule" => facts.schedule.name().to_owned(),
             "width" => facts.width.to_string(),
             "height" => facts.height.to_string(),
+            "image_guidance" => "1.5".to_owned(),
             _ => String::new(),
         }
     }
 
+    /// Whether the model edits pictures.
+    fn edits(&self) -> bool {
+        self.facts().beside == Beside::Picture
+    }
+
     /// Whether something under "Settings" is wrong, or other than it would be by itself.
     fn settings_open(&self) -> bool {
-        let changed = |field: &str| !self.typed(field).is_empty() && self.typed(field) != self.default(field);
-        SETTINGS.iter().any(|field| self.error(field).is_some() || changed(field))
+        SETTINGS.iter().any(|field| self.error(field).is_some() || self.is_changed(field))
     }
 
     /// Whether there is something to see under "Start from a picture".

@@ -8,10 +8,12 @@ use candle_nn::{Init, VarBuilder};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The parameters of a network by the names that it asked for. They are the network's own, not copies.
+/// The parameters of a network by the names that it asked for. They are the network's own, not copies: layers keep what
+/// they are given, and kernels are given as they are kept (see `WeightFile::load`).
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Base {
     tensors: Arc<HashMap<String, Tensor>>,
+    /// Of activations.
     dtype: DType,
     device: Device,
 }
@@ -20,11 +22,6 @@ impl Base {
     /// The parameter called `name`.
     pub(in crate::model) fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
-    }
-
-    /// All names.
-    pub(in crate::model) fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
     }
 
     /// Another network: `changed` in place of the parameters of these names, everything else shared.
@@ -53,9 +50,10 @@ impl SimpleBackend for Changed<'_> {
         Ok(tensor)
     }
 
-    fn get_unchecked(&self, name: &str, dtype: DType, _: &Device) -> candle_core::Result<Tensor> {
+    /// In the type that it was given in, which need not be that of activations.
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
         match self.changed.get(name).or_else(|| self.base.get(name)) {
-            Some(tensor) => tensor.to_dtype(dtype),
+            Some(tensor) => Ok(tensor.clone()),
             None => candle_core::bail!("{name} is missing"),
         }
     }
@@ -73,39 +71,29 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(weights: &Weights) -> Self {
-        Self { weights: weights.clone(), given: Arc::default() }
+    pub(super) fn new(weights: Weights) -> Self {
+        Self { weights, given: Arc::default() }
     }
 
-    /// What was given to a network of this type and place.
+    /// What was given to a network with activations of this type, in this place.
     pub(super) fn into_base(self, dtype: DType, device: &Device) -> Base {
         let tensors = std::mem::take(&mut *self.given.lock().unwrap_or_else(PoisonError::into_inner));
         Base { tensors: Arc::new(tensors), dtype, device: device.clone() }
     }
 
-    fn keep(&self, name: &str, tensor: Tensor) -> candle_core::Result<Tensor> {
-        let tensor = as_kept(tensor)?;
+    fn keep(&self, name: &str, tensor: Tensor) -> Tensor {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), tensor.clone());
-        Ok(tensor)
-    }
-}
-
-/// Convolution kernels lie in memory as [`crate::model::layers::Conv2d`] keeps them, channels last: what it makes of them
-/// is then no copy. Their shape stays (outputs, inputs, height, width).
-fn as_kept(tensor: Tensor) -> candle_core::Result<Tensor> {
-    match tensor.rank() {
-        4 => tensor.permute((0, 2, 3, 1))?.contiguous()?.permute((0, 3, 1, 2)),
-        _ => Ok(tensor),
+        tensor
     }
 }
 
 impl SimpleBackend for Recorder {
     fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, dev: &Device) -> candle_core::Result<Tensor> {
-        self.keep(name, self.weights.get(shape, name, init, dtype, dev)?)
+        Ok(self.keep(name, self.weights.get(shape, name, init, dtype, dev)?))
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        self.keep(name, self.weights.get_unchecked(name, dtype, device)?)
+        Ok(self.keep(name, self.weights.get_unchecked(name, dtype, device)?))
     }
 
     fn contains_tensor(&self, name: &str) -> bool {

@@ -60,7 +60,7 @@ fn a_folder_as_diffusers_writes_it_loads() {
 #[test]
 fn latents_are_scaled_both_ways() {
     let model = load(&Tiny::new());
-    let Codec::Kl(vae) = &model.codec else { panic!("another codec") };
+    let Codec::Kl(vae) = &*model.codec else { panic!("another codec") };
     let picture = latents().narrow(1, 0, 3).unwrap();
     let scaled = (vae.encode(&picture).unwrap().mean * 0.25).unwrap();
     assert_eq!(numbers(&model.codec.encode(&picture).unwrap()), numbers(&scaled));

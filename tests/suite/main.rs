@@ -1,5 +1,6 @@
 //! Black-box tests, in one binary: linking is slow.
 
+mod adapters;
 mod bad_input;
 mod batch;
 mod browser;

@@ -3,21 +3,25 @@
 use super::parts::Parts;
 use super::{Defaults, Model, Precision, folder, name, single};
 use crate::Result;
+use crate::model::adapter::Layout;
 use crate::model::unet::{Beside, UNetConfig};
 use candle_core::Device;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model before any network is built.
 pub struct Opened {
     path: PathBuf,
     parts: Parts,
+    layout: Arc<Layout>,
 }
 
 impl Opened {
     /// Reads the small files of a diffusers folder, or the header of a single file. Fails as [`Model::load`] does.
     pub fn read(path: &Path) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
-        Ok(Self { path: path.to_owned(), parts })
+        let layout = Arc::new(Layout::new(parts.text.iter().map(|text| &text.weights), &parts.unet.1));
+        Ok(Self { path: path.to_owned(), parts, layout })
     }
 
     /// Where it is.
@@ -83,6 +87,6 @@ impl Opened {
 
     /// Builds the networks.
     pub fn load(self, device: &Device, precision: impl Into<Precision>) -> Result<Model> {
-        Model::build(name(&self.path), self.parts, device, precision.into())
+        Model::build(name(&self.path), self.parts, self.layout, device, precision.into())
     }
 }

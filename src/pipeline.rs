@@ -73,6 +73,7 @@ impl Pipeline {
             steps: 20,
             guidance: self.model.defaults.guidance,
             times: self.model.schedule.steps(),
+            tiny_decoder: self.model.has_tiny_decoder(),
         }
     }
 
@@ -114,11 +115,11 @@ impl Pipeline {
         let canvas = known.and_then(|known| known.canvas.as_ref());
         let denoiser = self.denoiser(plan, text, known, &fresh, sigmas)?;
         let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
-            let estimate = Some(Estimate { codec: &self.model.codec, latents: step.denoised, canvas });
+            let estimate = Some(Estimate { model: &self.model, latents: step.denoised, canvas });
             let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
             on_step(&Progress { picture, pictures, step: done, steps, sigma: step.sigma, estimate })
         })?;
-        let pixels = image::from_tensor(&self.model.codec.decode(&latents)?)?;
+        let pixels = image::from_tensor(&self.model.decode(&latents, plan.decoder)?)?;
         match canvas {
             None => Ok(pixels),
             Some(canvas) => canvas.finish(pixels),

@@ -8,6 +8,7 @@ use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{FieldError, Result};
+use crate::model::codec::Decoder;
 use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
 
@@ -49,8 +50,10 @@ impl Checker {
             count,
             width,
             height,
+            controls: self.controls(request, facts, repaint.drawn((width, height))),
             start: self.start(request, repaint, (width, height), count),
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
+            decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
         }
     }
 
@@ -153,6 +156,21 @@ fn noise(field: &str, typed: &str) -> Result<NoiseKind, FieldError> {
     }
 }
 
+fn decoder(field: &str, typed: &str, facts: &Facts) -> Result<Decoder, FieldError> {
+    let known = Decoder::ALL.into_iter().find(|decoder| decoder.name() == typed);
+    match known {
+        Some(Decoder::Tiny) if !facts.tiny_decoder => {
+            let message = format!("must be full: {} has no tiny decoder (TAESD) among the models or beside it", facts.name);
+            Err(FieldError::new(field, "no_tiny_decoder", message))
+        }
+        Some(decoder) => Ok(decoder),
+        None => {
+            let message = format!("must be one of {}, was {}", Decoder::ALL.map(Decoder::name).join(", "), quoted(typed));
+            Err(FieldError::new(field, "unknown_value", message))
+        }
+    }
+}
+
 /// A seed below 2^32, short enough to be typed again. The standard library's hasher is keyed by the system's generator.
 fn random_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish() >> 32
@@ -165,7 +183,8 @@ mod tests {
     use crate::request::Start;
 
     fn facts() -> Facts {
-        Facts { name: "tiny".into(), multiple_of: 16, width: 64, height: 64, steps: 20, guidance: 5.0, times: 1000 }
+        let facts = Facts { multiple_of: 16, width: 64, height: 64, steps: 20, guidance: 5.0, ..Facts::default() };
+        Facts { name: "tiny".into(), times: 1000, ..facts }
     }
 
     fn request(set: &[(&str, &str)]) -> GenerateRequest {
@@ -209,6 +228,8 @@ mod tests {
             ("sampler", "__proto__", "unknown_value"),
             ("schedule", "karass", "unknown_value"),
             ("noise", "dice", "unknown_value"),
+            ("decoder", "huge", "unknown_value"),
+            ("decoder", "tiny", "no_tiny_decoder"),
             ("seed", "18446744073709551616", "out_of_range"),
             ("seed", "-2", "out_of_range"),
             ("count", "1000000000", "out_of_range"),

@@ -13,6 +13,7 @@ use super::GenerateRequest;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use crate::model::codec::Decoder;
 use grammar::{settings, split_prompts};
 
 /// What was read from a `parameters` text.
@@ -76,6 +77,7 @@ impl Parameters {
             "Inpaint area" => only_masked(value).is_some_and(|only| self.set("only_masked", only.to_string())),
             // Ours alone.
             "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
+            "VAE Decoder" => decoder(value).is_some_and(|decoder| self.set("decoder", decoder.name())),
             "RNG" => noise(value).is_some_and(|noise| self.set("noise", noise.name())),
             _ => false,
         }
@@ -136,6 +138,14 @@ fn only_masked(value: &str) -> Option<bool> {
     match value {
         "Only masked" => Some(true),
         "Whole picture" => Some(false),
+        _ => None,
+    }
+}
+
+fn decoder(value: &str) -> Option<Decoder> {
+    match value {
+        "Full" => Some(Decoder::Full),
+        "TAESD" => Some(Decoder::Tiny),
         _ => None,
     }
 }
@@ -252,12 +262,13 @@ mod tests {
             strength in option::of(0.01..1f64),
             repaint in repaints(),
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
+            tiny_decoder in option::of(Just("0123456789".to_owned())),
         ) -> Receipt {
             let (version, model_hash, masked) = ("0.1.0".to_owned(), "0123456789".to_owned(), strength.is_some());
             let repaint = if masked { repaint } else { Repaint::default() };
             Receipt {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
-                guidance_rescale, seed, width, height, noise, strength, masked, repaint,
+                guidance_rescale, seed, width, height, noise, tiny_decoder, strength, masked, repaint,
             }
         }
     }
@@ -268,6 +279,7 @@ mod tests {
             let found = from_parameters(&receipt.parameters()).unwrap();
             let mut written = GenerateRequest { count: None, ..receipt.request() };
             written.guidance_rescale.take_if(|typed| *typed == "0");
+            written.decoder.take_if(|typed| *typed == "full");
             written.mask_feather.take_if(|typed| *typed == "0");
             written.extend.take_if(|typed| *typed == "0,0,0,0");
             if written.only_masked.take_if(|typed| *typed == "false").is_some() {

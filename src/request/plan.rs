@@ -2,12 +2,15 @@
 
 use super::GenerateRequest;
 use super::check::Checker;
+use super::control::{self, Control};
 use super::repaint::Repaint;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{Error, Result};
 use crate::image::{Mask, RgbImage};
+use crate::model::checkpoint::ControlNets;
+use crate::model::codec::Decoder;
 
 /// The most sampler steps.
 pub const MAX_STEPS: usize = 1000;
@@ -23,7 +26,7 @@ pub const MAX_RESULT_PIXELS: usize = 2 * crate::image::MAX_INPUT_PIXELS as usize
 pub const MAX_PROMPT_CHARS: usize = 32_000;
 
 /// What a plan must know of the model it is for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     /// The model's name.
     pub name: String,
@@ -39,6 +42,10 @@ pub struct Facts {
     pub guidance: f64,
     /// Times of the model's noise schedule: more steps than that make no sense.
     pub times: usize,
+    /// Whether there is a tiny decoder beside the model's own.
+    pub tiny_decoder: bool,
+    /// The ControlNets that can be asked for.
+    pub controlnets: ControlNets,
 }
 
 impl Facts {
@@ -95,6 +102,10 @@ pub struct Plan {
     pub start: Start,
     /// Which generator makes the noise.
     pub noise: NoiseKind,
+    /// Which decoder draws the finished picture.
+    pub decoder: Decoder,
+    /// What it is drawn along.
+    pub controls: Vec<Control>,
 }
 
 impl Plan {
@@ -106,13 +117,14 @@ impl Plan {
         if checker.errors.is_empty() { Ok(plan) } else { Err(Error::Invalid(checker.errors)) }
     }
 
-    /// The resolved request: every text field explicit, so that it gives an equal plan again. The bytes of `image` and
-    /// `mask` stay in the request that the plan was made from, and have to be added by whoever kept them.
+    /// The resolved request: every text field explicit, so that it gives an equal plan again. Files stay in the
+    /// request that the plan was made from, and have to be added by whoever kept them.
     pub fn request(&self) -> GenerateRequest {
         let (strength, repaint) = match &self.start {
             Start::Noise => (None, GenerateRequest::default()),
             Start::Picture { strength, repaint, .. } => (Some(strength.to_string()), repaint.request()),
         };
+        let [control, control_preprocessor] = control::typed(self.controls.iter().map(|control| &control.setting));
         GenerateRequest {
             prompt: Some(self.prompt.clone()),
             negative_prompt: Some(self.negative_prompt.clone()),
@@ -127,6 +139,9 @@ impl Plan {
             height: Some(self.height.to_string()),
             strength,
             noise: Some(self.noise.name().to_owned()),
+            decoder: Some(self.decoder.name().to_owned()),
+            control,
+            control_preprocessor,
             ..repaint
         }
     }

@@ -163,7 +163,8 @@ mod tests {
     use crate::request::Plan;
 
     fn facts() -> Facts {
-        Facts { name: "tiny".into(), multiple_of: 16, width: 64, height: 64, steps: 20, guidance: 5.0, times: 1000 }
+        let facts = Facts { multiple_of: 16, width: 64, height: 64, steps: 20, guidance: 5.0, ..Facts::default() };
+        Facts { name: "tiny".into(), times: 1000, tiny_decoder: true, ..facts }
     }
 
     fn request(set: &[(&str, &str)]) -> GenerateRequest {
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_plan_gives_the_request_that_gives_it_again() {
-        let chosen = [("seed", "18446744073709551615"), ("guidance", "0.1"), ("noise", "torch-cpu"), ("count", "3")];
+        let chosen = [("seed", "18446744073709551615"), ("guidance", "0.1"), ("noise", "torch-cpu"), ("count", "3"), ("decoder", "tiny")];
         for set in [&[][..], &chosen] {
             let plan = Plan::new(&request(set), &facts()).unwrap();
             assert_eq!(Plan::new(&plan.request(), &Facts { guidance: 9.0, steps: 7, ..facts() }).unwrap(), plan);

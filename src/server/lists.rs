@@ -1,9 +1,10 @@
 //! What there is to choose from.
 
-use super::App;
 use super::openapi::Problems;
+use super::{App, Problem, blocking};
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use crate::request::MAX_CONTROLS;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -18,6 +19,21 @@ pub(super) async fn models(State(app): State<App>) -> Json<Value> {
     Json(json!({ "models": [{
         "name": facts.name, "loaded": true, "multiple_of": facts.multiple_of, "defaults": defaults,
     }] }))
+}
+
+/// The ControlNets among the models, and why some do not fit the model that draws.
+#[utoipa::path(get, path = "/api/v1/controlnets", tag = "choices",
+    responses((status = 200, description = "Names, whether they fit, and if not, why", body = Object), Problems))]
+pub(super) async fn controlnets(State(app): State<App>) -> Result<Json<Value>, Problem> {
+    let nets = app.facts().controlnets.clone();
+    let listed = blocking(move || {
+        let entry = |name: String| {
+            let reason = nets.check("control", &name).err().map(|error| error.message);
+            json!({ "name": name, "fits": reason.is_none(), "reason": reason })
+        };
+        Ok(nets.names().into_iter().map(entry).collect::<Vec<_>>())
+    });
+    Ok(Json(json!({ "controlnets": listed.await?, "preprocessors": ["none", "canny"], "most": MAX_CONTROLS })))
 }
 
 /// The samplers.

@@ -35,6 +35,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(pictures::inspect))
         .routes(routes!(pictures::replay))
         .routes(routes!(lists::models))
+        .routes(routes!(lists::controlnets))
         .routes(routes!(lists::samplers))
         .routes(routes!(lists::schedules))
         .routes(routes!(metrics::show))

@@ -35,6 +35,8 @@ pub(super) struct JobView {
     request: Value,
     has_image: bool,
     has_mask: bool,
+    /// The fields of all files that were sent with it and are still kept.
+    files: Vec<String>,
     images: Vec<ImageView>,
     /// What a person should know about the pictures: a code and a message each.
     #[schema(value_type = Vec<Object>)]
@@ -95,8 +97,9 @@ pub(super) fn job(jobs: &Jobs, job: &Job) -> Result<JobView> {
         steps,
         eta_seconds: eta,
         request: request(&job.request),
-        has_image: job.has_image,
-        has_mask: job.has_mask,
+        has_image: job.has("image"),
+        has_mask: job.has("mask"),
+        files: job.uploads.clone(),
         images: job.images.iter().map(image).collect(),
         notices: job.notices.clone(),
         error: job.error.clone(),

@@ -10,7 +10,7 @@ use limner::model::checkpoint::Model;
 use limner::model::codec::Codec;
 use serde_json::json;
 use std::fs;
-use tiny::Tiny;
+pub(crate) use tiny::Tiny;
 
 const TEXT: &str = "text_encoder/model.safetensors";
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";

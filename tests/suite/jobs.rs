@@ -16,7 +16,8 @@ pub(crate) struct Sleeper {
 
 impl Draw for Sleeper {
     fn facts(&self) -> Facts {
-        Facts { name: "x".into(), multiple_of: 8, width: 8, height: 8, steps: 20, guidance: 5.0, times: 1000 }
+        let facts = Facts { multiple_of: 8, width: 8, height: 8, steps: 20, guidance: 5.0, ..Facts::default() };
+        Facts { name: "x".into(), times: 1000, ..facts }
     }
 
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> limner::Result<()>) -> limner::Result<Drawn> {

@@ -18,6 +18,7 @@ mod parity;
 mod pipeline;
 mod prompts;
 mod repaint;
+mod taesd;
 mod tiny_model;
 mod tokenizer;
 mod vae;

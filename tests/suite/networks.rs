@@ -1,6 +1,6 @@
 //! The text encoder and the U-Net: laws they keep, and the numbers of transformers and diffusers.
 
-mod formula;
+pub(crate) mod formula;
 
 use candle_core::{DType, Device, Tensor};
 use formula::{Formula, input};

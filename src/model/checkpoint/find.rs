@@ -1,5 +1,6 @@
 //! Where models are: a name or a path to the folder or the file of a model.
 
+use super::companion::is_companion;
 use crate::error::FieldError;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
@@ -46,7 +47,8 @@ fn known(places: &[PathBuf]) -> Vec<String> {
     names.filter(|name| is_name(name)).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn places() -> Vec<PathBuf> {
+/// Where models are kept, in the order of search.
+pub(super) fn places() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
     let named = std::env::var_os("LIMNER_MODELS").map(PathBuf::from);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
@@ -54,14 +56,15 @@ fn places() -> Vec<PathBuf> {
 }
 
 /// A plain file name: nothing that could lead out of the folder it is looked for in.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !text.is_empty() && text.len() <= 100 && !text.starts_with('.') && text.chars().all(plain)
 }
 
 fn is_model(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_file = || name.ends_with(ENDING) && !name.ends_with(VAE_ENDING) && path.is_file();
+    let is_part = name.ends_with(VAE_ENDING) || is_companion(&name);
+    let is_file = || name.ends_with(ENDING) && !is_part && path.is_file();
     path.join("model_index.json").is_file() || is_file()
 }
 
@@ -90,10 +93,10 @@ mod tests {
     }
 
     #[test]
-    fn a_model_in_one_file_is_found_by_its_name_and_an_autoencoder_beside_it_is_no_model() {
+    fn a_model_in_one_file_is_found_by_its_name_and_an_autoencoder_beside_it_is_none() {
         let place = place(&["folder"]);
         let file = place.path().join("v1-5.safetensors");
-        for name in ["v1-5.safetensors", "v1-5.vae.safetensors", "notes.txt"] {
+        for name in ["v1-5.safetensors", "v1-5.vae.safetensors", "notes.txt", "taesdxl_decoder.safetensors"] {
             fs::write(place.path().join(name), "").unwrap();
         }
         let places = [place.path().to_owned()];

@@ -6,16 +6,21 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::FieldError;
 use crate::jobs::Id;
+use crate::model::codec::Decoder;
 use crate::request::{Facts, GenerateRequest, MAX_COUNT};
 use askama::Template;
 
 /// Prompts to begin with: what the bundled model draws well.
 const EXAMPLES: [&str; 6] = ["red apple", "crying face", "yellow star", "cat face", "green leaf", "flat blue heart"];
 /// Fields that lie under "Settings": it is opened when one of them is wrong or was set.
-const SETTINGS: [&str; 8] = ["negative_prompt", "steps", "guidance", "sampler", "schedule", "width", "height", "seed"];
+const SETTINGS: [&str; 9] =
+    ["negative_prompt", "steps", "guidance", "sampler", "schedule", "width", "height", "seed", "decoder"];
 /// Fields that lie under "Start from a picture".
 const PICTURE: [&str; 7] =
     ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend"];
+/// Fields that lie under "Advanced: control".
+const CONTROL: [&str; 5] =
+    ["control", "control_preprocessor", "control_image", "control_image_2", "control_image_3"];
 /// Shapes to choose from: a name, and width to height.
 const SHAPES: [(&str, f64); 5] =
     [("Square", 1.0), ("4 : 3", 4.0 / 3.0), ("3 : 4", 0.75), ("16 : 9", 16.0 / 9.0), ("9 : 16", 9.0 / 16.0)];
@@ -94,9 +99,8 @@ impl Make<'_> {
 
     /// Errors of fields that the form does not show.
     fn other_errors(&self) -> Vec<&FieldError> {
-        let shown =
-            |field: &str| SETTINGS.contains(&field) || PICTURE.contains(&field) || ["prompt", "count"].contains(&field);
-        self.errors.iter().filter(|error| !shown(&error.field)).collect()
+        let shown: Vec<&str> = [&SETTINGS[..], &PICTURE, &CONTROL, &["prompt", "count"]].concat();
+        self.errors.iter().filter(|error| !shown.contains(&error.field.as_str())).collect()
     }
 
     fn default(&self, field: &str) -> String {
@@ -108,6 +112,7 @@ impl Make<'_> {
             "schedule" => Spacing::default().name().to_owned(),
             "width" => facts.width.to_string(),
             "height" => facts.height.to_string(),
+            "decoder" => Decoder::default().name().to_owned(),
             _ => String::new(),
         }
     }
@@ -121,12 +126,27 @@ impl Make<'_> {
     /// Whether there is something to see under "Start from a picture".
     fn picture_open(&self) -> bool {
         let wrong = PICTURE.iter().any(|field| self.error(field).is_some());
-        wrong || self.start.is_some() || self.uploads_of.is_some() || self.files_are_lost()
+        wrong || self.start.is_some() || self.files_are_lost(&PICTURE)
     }
 
-    /// Whether files came with a form that is shown again: browsers do not keep them.
-    fn files_are_lost(&self) -> bool {
-        self.form.image.is_some() || self.form.mask.is_some()
+    /// Whether there is something to see under "Advanced: control".
+    fn control_open(&self) -> bool {
+        let wrong = CONTROL.iter().any(|field| self.error(field).is_some());
+        wrong || !self.typed("control").is_empty() || self.files_are_lost(&CONTROL)
+    }
+
+    /// Whether files of these fields came with a form that is shown again: browsers do not keep them.
+    fn files_are_lost(&self, fields: &[&str]) -> bool {
+        self.form.files().any(|(field, _)| fields.contains(&field))
+    }
+
+    /// The fields of the pictures that nets follow, with what to call them.
+    fn control_images(&self) -> [(&'static str, &'static str); 3] {
+        [("control_image", "Picture for the first net"), ("control_image_2", "for the second"), ("control_image_3", "for the third")]
+    }
+
+    fn nets(&self) -> Vec<String> {
+        self.facts().controlnets.names()
     }
 }
 
@@ -154,6 +174,7 @@ mod tests {
             steps: 20,
             guidance: 7.5,
             times: 1000,
+            ..Facts::default()
         };
         let sizes: Vec<(usize, usize)> =
             SHAPES.iter().map(|(name, ratio)| shape(&facts, name, *ratio)).map(|s| (s.width, s.height)).collect();

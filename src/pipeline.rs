@@ -6,36 +6,41 @@
 
 mod canvas;
 mod chunks;
+mod controls;
 mod notices;
 mod progress;
 mod receipt;
 mod text;
+mod told;
 
 pub use notices::Notice;
 pub use progress::{Estimate, Progress};
-pub use receipt::Receipt;
+pub use receipt::{Controlled, Receipt};
 pub use text::TokenCount;
 
 use crate::Result;
-use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned};
-use crate::diffusion::guidance::{Guidance, Guided};
+use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::inpaint::Inpaint;
 use crate::diffusion::noise::{NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
-use crate::model::checkpoint::Model;
-use crate::model::unet::UNet2DConditionModel;
+use crate::model::checkpoint::{ControlNets, Model};
+use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
+use controls::{Controls, Nets};
 use notices::Words;
 use std::path::Path;
-use text::{States, Text};
+use text::{Text, TextStates};
+use told::Told;
 
 /// A model in memory, ready to draw.
 pub struct Pipeline {
     model: Model,
     words: Option<Words>,
+    controlnets: ControlNets,
+    nets: Nets,
     device: Device,
 }
 
@@ -59,7 +64,8 @@ impl Pipeline {
     /// Loads the model folder `path`. Fails with [`crate::Error::Model`], naming file and tensor.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let model = Model::load(path, device, DType::F32)?;
-        Ok(Self { model, words: Words::read(path)?, device: device.clone() })
+        let controlnets = ControlNets::of(path, model.unet.config(), model.codec.factor());
+        Ok(Self { model, words: Words::read(path)?, controlnets, nets: Nets::default(), device: device.clone() })
     }
 
     /// What a plan has to know of this model.
@@ -70,10 +76,15 @@ impl Pipeline {
             multiple_of: factor,
             width: self.model.unet.config().sample_size * factor,
             height: self.model.unet.config().sample_size * factor,
-            steps: 20,
+            steps: self.model.defaults.steps,
             guidance: self.model.defaults.guidance,
+            sampler: self.model.defaults.sampler,
+            schedule: self.model.defaults.schedule,
+            beside: self.beside(),
+            text_layers: self.model.text.iter().map(|text| text.network.depth()).min().unwrap_or(1),
             times: self.model.schedule.steps(),
             tiny_decoder: self.model.has_tiny_decoder(),
+            controlnets: self.controlnets.clone(),
         }
     }
 
@@ -88,9 +99,13 @@ impl Pipeline {
         let ladder = plan.schedule.sigmas(&self.model.schedule, plan.steps)?;
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
         let text = self.text(plan, sigmas.len() - 1);
+        let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
+        let controls = Controls::load(&self.nets, &self.controlnets, plan, &self.device, DType::F32)?;
+        let told = Told::new(&self.model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
+        let told = told.with(controls.clone(), sigmas.len() - 1);
         let draw = |k| {
-            let pixels = self.draw(plan, k, &text, known.as_ref(), sigmas, on_step)?;
-            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model) })
+            let pixels = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
+            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model, controls.receipts()) })
         };
         (0..plan.count).map(draw).collect()
     }
@@ -104,7 +119,7 @@ impl Pipeline {
         &self,
         plan: &Plan,
         k: usize,
-        text: &Text<'_>,
+        (text, told): (&Text<'_>, &Told<'_>),
         known: Option<&Known<'_>>,
         sigmas: &[f64],
         on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
@@ -113,7 +128,8 @@ impl Pipeline {
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
         let x = start(known, &fresh, sigmas)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
-        let denoiser = self.denoiser(plan, text, known, &fresh, sigmas)?;
+        let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?, step));
+        let denoiser = self.held(drawn, known, &fresh)?;
         let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
             let estimate = Some(Estimate { model: &self.model, latents: step.denoised, canvas });
             let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
@@ -126,19 +142,16 @@ impl Pipeline {
         }
     }
 
-    /// The order of wrapping: the network with its text, made a denoiser, guided, anew for the text of each step, and
-    /// held to the known picture.
-    fn denoiser<'a>(
-        &'a self,
-        plan: &Plan,
-        text: &'a Text<'_>,
+    /// The order of wrapping: the network with what it is told, made a denoiser, guided, anew for the text of each step
+    /// (all that is `drawn`), and held to the known picture; a network made for inpainting sees that by itself.
+    fn held<'a>(
+        &self,
+        drawn: impl Denoiser + 'a,
         known: Option<&Known<'_>>,
         fresh: &Tensor,
-        sigmas: &[f64],
     ) -> Result<Box<dyn Denoiser + 'a>> {
-        let guidance = Guidance { scale: plan.guidance, rescale: plan.guidance_rescale, ..Guidance::default() };
-        let drawn = Scheduled::new(sigmas, move |step| Ok(self.guided(&text.at(step)?, guidance)));
-        match known.and_then(|known| known.canvas.as_ref().map(|canvas| (&known.latents, canvas))) {
+        let held = known.and_then(|known| known.latents.as_ref().zip(known.canvas.as_ref()));
+        match held.filter(|_| self.beside() == Beside::Nothing) {
             None => Ok(Box::new(drawn)),
             Some((latents, canvas)) => {
                 let mask = canvas.mask().to_latents(self.model.codec.factor(), &self.device)?;
@@ -147,13 +160,8 @@ impl Pipeline {
         }
     }
 
-    fn guided<'a>(&'a self, states: &States, guidance: Guidance) -> impl Denoiser + use<'a> {
-        let with = |context: &Tensor| {
-            let network = Conditioned { unet: &self.model.unet, context: context.clone() };
-            Preconditioned::new(network, self.model.prediction, self.model.schedule.clone())
-        };
-        let conditionals = states.prompts.iter().map(|(weight, states)| (*weight, with(states))).collect();
-        Guided::composed(conditionals, with(&states.pair), guidance)
+    fn beside(&self) -> Beside {
+        self.model.unet.config().beside().unwrap_or(Beside::Nothing)
     }
 
     /// The two heavy parts of drawing `plan`, to be measured one at a time.
@@ -161,9 +169,14 @@ impl Pipeline {
         let seeds: Vec<u64> = (0..2 * batch).map(|k| plan.seed_of(k)).collect();
         let shape = Shape::from([&[2 * batch], &self.latent_shape(plan).dims()[1..]].concat());
         let latents = SeededNoise::new(plan.noise, &seeds).normal(&shape, DType::F32, &self.device)?;
-        let context = self.text(plan, plan.steps).at(0)?.pair.repeat((batch, 1, 1))?;
+        let states = self.text(plan, plan.steps).at(0)?;
+        let rows: Vec<_> = (0..batch).flat_map(|_| [&states.negative, &states.prompts[0].1]).collect();
+        let told = Told::new(&self.model, plan, None, None, &self.device)?;
+        let given = told.given(&TextStates::stacked(&rows)?)?;
+        let beside = told.beside(2 * batch)?;
         let time = Tensor::full(0.5 * self.model.schedule.steps() as f32, 2 * batch, &self.device)?;
-        Ok(Parts { model: &self.model, latents, context, time, batch })
+        let input = beside.map(|beside| Tensor::cat(&[&latents, &beside], 1)).transpose()?;
+        Ok(Parts { model: &self.model, input: input.unwrap_or_else(|| latents.clone()), latents, given, time, batch })
     }
 
     fn latent_shape(&self, plan: &Plan) -> Shape {
@@ -174,9 +187,12 @@ impl Pipeline {
     fn known<'a>(&self, plan: &'a Plan) -> Result<Option<Known<'a>>> {
         let Start::Picture { picture, strength, mask, repaint } = &plan.start else { return Ok(None) };
         let canvas = mask.as_ref().map(|mask| Canvas::new(picture, mask, repaint, plan.drawn()));
-        let part = canvas.as_ref().map(Canvas::seen);
-        let latents = self.model.codec.encode(&image::to_tensor(part.as_ref().unwrap_or(picture), &self.device)?)?;
-        Ok(Some(Known { latents, whole: *strength >= 1.0, canvas }))
+        let seen = canvas.as_ref().map_or_else(|| picture.clone(), Canvas::seen);
+        let whole = *strength >= 1.0;
+        let encoded = !whole || (canvas.is_some() && self.beside() == Beside::Nothing);
+        let encode = || self.model.codec.encode(&image::to_tensor(&seen, &self.device)?);
+        let latents = encoded.then(encode).transpose()?;
+        Ok(Some(Known { seen, latents, whole, canvas }))
     }
 }
 
@@ -185,7 +201,9 @@ pub struct Parts<'a> {
     model: &'a Model,
     /// Two for each picture, as guidance needs.
     latents: Tensor,
-    context: Tensor,
+    /// The same, with what stands beside them.
+    input: Tensor,
+    given: Conditioning,
     time: Tensor,
     batch: usize,
 }
@@ -193,7 +211,7 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     /// One guided call of the U-Net: a batch of two for each picture.
     pub fn call_unet(&self) -> Result<()> {
-        let prediction = self.model.unet.forward(&self.latents, &self.time, &self.context)?;
+        let prediction = self.model.unet.forward(&self.input, &self.time, &self.given)?;
         Ok(prediction.device().synchronize()?)
     }
 
@@ -206,8 +224,10 @@ impl Parts<'_> {
 
 /// An input picture.
 struct Known<'a> {
-    /// Scaled as the network sees them, (1, C, h, w).
-    latents: Tensor,
+    /// What it looks like on the sheet that is drawn.
+    seen: RgbImage,
+    /// The same, scaled as the network sees latents, (1, C, h, w), where anything of it is kept.
+    latents: Option<Tensor>,
     /// Whether everything is drawn anew, so that nothing of the picture may shine through.
     whole: bool,
     /// With a mask, what is drawn goes back into it.
@@ -226,21 +246,8 @@ fn redrawn_steps(plan: &Plan) -> usize {
 /// `x0 + sigma * noise` at the first sigma, with 0 for x0 when nothing is to be kept.
 fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64]) -> Result<Tensor> {
     let noise = (fresh * sigmas.first().copied().unwrap_or_default())?;
-    match known {
-        Some(known) if !known.whole => Ok((&known.latents + noise)?),
-        _ => Ok(noise),
-    }
-}
-
-/// The U-Net with the text it draws by.
-struct Conditioned<'a> {
-    unet: &'a UNet2DConditionModel,
-    /// One row per sample, (B, T, C).
-    context: Tensor,
-}
-
-impl Network for Conditioned<'_> {
-    fn predict(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-        self.unet.forward(x, t, &self.context)
+    match known.filter(|known| !known.whole).and_then(|known| known.latents.as_ref()) {
+        Some(latents) => Ok((latents + noise)?),
+        None => Ok(noise),
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// Seed of the first picture [default: random]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     seed: Option<String>,
-    /// Sampler steps [default: 20]
+    /// Sampler steps [default: the model's]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     steps: Option<String>,
     /// How closely to follow the prompt; 1 turns guidance off [default: the model's]
@@ -39,11 +39,17 @@ pub(super) struct Args {
     /// Share of guidance rescaling, 0 to 1 [default: 0]
     #[arg(long, value_name = "R", allow_hyphen_values = true)]
     guidance_rescale: Option<String>,
-    /// ddpm, ddim, euler, heun, euler_a or dpmpp_2m [default: dpmpp_2m]
+    /// How closely a model for editing follows the picture that it edits [default: 1.5]
+    #[arg(long, value_name = "G", allow_hyphen_values = true)]
+    image_guidance: Option<String>,
+    /// Which layer of the text encoder is read, counted from its end [default: the model's]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    clip_skip: Option<String>,
+    /// ddpm, ddim, euler, heun, euler_a, dpmpp_2m or lcm [default: the model's]
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
-    /// How noise levels are spaced: trailing, leading, linspace, karras, exponential, sgm_uniform, simple, normal, beta
-    /// or align_your_steps [default: trailing]
+    /// How noise levels are spaced: trailing, leading, linspace, karras, exponential, sgm_uniform, simple, normal, beta,
+    /// align_your_steps or lcm [default: the model's]
     #[arg(long, value_name = "NAME")]
     schedule: Option<String>,
     /// Width in pixels [default: the model's]
@@ -120,6 +126,8 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         steps: args.steps.clone(),
         guidance: args.guidance.clone(),
         guidance_rescale: args.guidance_rescale.clone(),
+        image_guidance: args.image_guidance.clone(),
+        clip_skip: args.clip_skip.clone(),
         sampler: args.sampler.clone(),
         schedule: args.schedule.clone(),
         seed: args.seed.clone(),

@@ -88,6 +88,13 @@ impl Mask {
         Self { grey }
     }
 
+    /// 1 where the picture is kept and 0 where it is repainted, (1, 1, H, W) in f32.
+    pub fn kept(&self, device: &Device) -> Result<Tensor> {
+        let (width, height) = self.grey.dimensions();
+        let values: Vec<f32> = self.grey.iter().map(|value| f32::from(u8::from(*value == 0))).collect();
+        Ok(Tensor::from_vec(values, (1, 1, height as usize, width as usize), device)?)
+    }
+
     /// The mask on the latents, (1, 1, H/factor, W/factor) in f32: a latent is repainted (1) when any of its pixels is,
     /// so that no repainted pixel hangs on a latent that was held to the old picture.
     pub fn to_latents(&self, factor: usize, device: &Device) -> Result<Tensor> {

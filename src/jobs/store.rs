@@ -189,3 +189,26 @@ pub(super) fn now() -> i64 {
 fn fault(error: rusqlite::Error) -> Error {
     Error::Storage(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_the_first_version_keeps_its_uploads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("limner.db");
+        let [job, image, mask] = [(); 3].map(|()| Id::random().unwrap());
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(SCHEMA[0]).unwrap();
+        let sql = "INSERT INTO jobs (id, state, request, image, mask, bytes, created_at)
+                   VALUES (?1, 'queued', '{\"prompt\":\"x\"}', ?2, ?3, 7, 1)";
+        old.execute(sql, [job.as_str(), image.as_str(), mask.as_str()]).unwrap();
+        drop(old);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.uploads_of(&job).unwrap(), [("image".to_owned(), image), ("mask".to_owned(), mask)]);
+        assert_eq!(store.get(&job).unwrap().unwrap().uploads, ["image", "mask"]);
+        drop(store);
+        assert_eq!(Store::open(&path).unwrap().uploads().unwrap().len(), 2);
+    }
+}

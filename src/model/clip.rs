@@ -1,9 +1,10 @@
-//! CLIP's text encoder (Radford et al. 2021), as transformers' `CLIPTextModel` stores it.
+//! CLIP's text encoder (Radford et al. 2021), as transformers' `CLIPTextModel` and `CLIPTextModelWithProjection` store
+//! it.
 
 use super::layers::{Embedding, LayerNorm, Linear};
 use crate::kernels;
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +38,27 @@ pub struct ClipTextConfig {
     pub hidden_act: HiddenActivation,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
+    /// Channels of the whole text as one vector, in a `CLIPTextModelWithProjection`.
+    pub projection_dim: usize,
+    /// The class, of which there is one.
+    pub architectures: Option<Vec<String>>,
 }
+
+impl ClipTextConfig {
+    /// The channels of the projection, where the class has one.
+    fn projection(&self) -> Option<usize> {
+        let projects = self.architectures.iter().flatten().any(|class| class == WITH_PROJECTION);
+        projects.then_some(self.projection_dim)
+    }
+
+    /// The channels of the whole text as one vector.
+    pub fn pooled_size(&self) -> usize {
+        self.projection().unwrap_or(self.hidden_size)
+    }
+}
+
+/// The class of text encoders with a projection.
+pub const WITH_PROJECTION: &str = "CLIPTextModelWithProjection";
 
 impl Default for ClipTextConfig {
     fn default() -> Self {
@@ -50,6 +71,8 @@ impl Default for ClipTextConfig {
             max_position_embeddings: 77,
             hidden_act: HiddenActivation::QuickGelu,
             layer_norm_eps: 1e-5,
+            projection_dim: 512,
+            architectures: None,
         }
     }
 }
@@ -61,19 +84,23 @@ pub struct ClipTextModel {
     position_embedding: Embedding,
     layers: Vec<EncoderLayer>,
     final_layer_norm: LayerNorm,
+    /// In encoders that give the whole text as one vector.
+    text_projection: Option<Linear>,
 }
 
 impl ClipTextModel {
     /// Reads the parameters `text_model.*`, or the same without that prefix where the checkpoint has none, as
-    /// transformers 5 writes it.
+    /// transformers 5 writes it, and `text_projection.weight` where `config` has a projection.
     pub fn new(config: &ClipTextConfig, vb: &VarBuilder) -> Result<Self> {
         if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
             let (heads, width) = (config.num_attention_heads, config.hidden_size);
             return Err(fault(&format!("{heads} heads do not divide {width} channels")));
         }
+        let width = config.hidden_size;
+        let projection = |outputs| Linear::without_bias(width, outputs, &vb.pp("text_projection"));
+        let text_projection = config.projection().map(projection).transpose()?;
         let bare = vb.contains_tensor("embeddings.token_embedding.weight");
         let vb = if bare { vb.clone() } else { vb.pp("text_model") };
-        let width = config.hidden_size;
         let embeddings = vb.pp("embeddings");
         let layers = vb.pp("encoder.layers");
         Ok(Self {
@@ -87,20 +114,58 @@ impl ClipTextModel {
                 .map(|i| EncoderLayer::new(config, &layers.pp(i)))
                 .collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::new(width, config.layer_norm_eps, &vb.pp("final_layer_norm"))?,
+            text_projection,
         })
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        self.token_embedding.weight().device()
+    }
+
+    /// How many layers there are.
+    pub fn depth(&self) -> usize {
+        self.layers.len()
     }
 
     /// Token ids (B, T), u32, to the last hidden state after the final norm, (B, T, C). More tokens than there are
     /// positions, or an id outside the vocabulary, are an error.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        self.normed(&self.hidden(ids, 0)?)
+    }
+
+    /// Token ids (B, T), u32, to the states before the last `skip` layers, (B, T, C), without the final norm.
+    pub fn hidden(&self, ids: &Tensor, skip: usize) -> Result<Tensor> {
+        Self::run(&self.layers[..self.depth().saturating_sub(skip)], self.embed(ids)?)
+    }
+
+    /// What the last `skip` layers make of [`Self::hidden`], as one vector per text: the state of the end token, at
+    /// position `end` from 0, after the final norm and the projection. (B, T, C) to (B, P).
+    pub fn pooled(&self, hidden: &Tensor, skip: usize, end: usize) -> Result<Tensor> {
+        let last = Self::run(&self.layers[self.depth().saturating_sub(skip)..], hidden.clone())?;
+        let states = self.normed(&last.narrow(1, end, 1)?)?.squeeze(1)?;
+        match &self.text_projection {
+            Some(projection) => projection.forward(&states),
+            None => Ok(states),
+        }
+    }
+
+    /// The final norm.
+    pub fn normed(&self, states: &Tensor) -> Result<Tensor> {
+        self.final_layer_norm.forward(states)
+    }
+
+    fn run(layers: &[EncoderLayer], x: Tensor) -> Result<Tensor> {
+        layers.iter().try_fold(x, |x, layer| layer.forward(&x))
+    }
+
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let (table, length) = (self.position_embedding.weight(), ids.dim(1)?);
         if length > table.dim(0)? {
             return Err(fault(&format!("{length} tokens, but only {} positions", table.dim(0)?)));
         }
         let positions = table.narrow(0, 0, length)?;
-        let x = self.token_embedding.forward(ids)?.broadcast_add(&positions)?;
-        let x = self.layers.iter().try_fold(x, |x, layer| layer.forward(&x))?;
-        self.final_layer_norm.forward(&x)
+        Ok(self.token_embedding.forward(ids)?.broadcast_add(&positions)?)
     }
 }
 

@@ -145,13 +145,22 @@ impl Codec {
         }
     }
 
+    /// Pictures (B, 3, H, W) in [-1, 1] to the mean of the autoencoder's own latents (B, C, h, w), not normalised.
+    pub fn mean(&self, pictures: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Patch(model) => model.encode(pictures)?.mean,
+            Self::Kl(model) => model.encode(pictures)?.mean,
+            Self::Tiny(model) => model.encode(pictures)?,
+        })
+    }
+
     /// Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) as the U-Net sees them: the mean, normalised.
     pub fn encode(&self, pictures: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Patch(model) => model.normalise(&model.encode(pictures)?.mean),
+            Self::Patch(model) => model.normalise(&self.mean(pictures)?),
             Self::Kl(model) => {
                 let (scale, shift) = scale_and_shift(model.config());
-                Ok(((model.encode(pictures)?.mean - shift)? * scale)?)
+                Ok(((self.mean(pictures)? - shift)? * scale)?)
             }
             Self::Tiny(model) => model.encode(pictures),
         }

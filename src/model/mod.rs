@@ -7,6 +7,7 @@ pub mod codec;
 pub mod controlnet;
 pub mod layers;
 pub mod taesd;
+pub mod text_encoder;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;

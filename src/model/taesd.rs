@@ -78,7 +78,10 @@ impl TinyConfig {
             return Err(format!("{name} {found:?} is not supported, only {known:?}"));
         }
         if self.upsampling_scaling_factor != 2 {
-            return Err(format!("upsampling_scaling_factor is {}, only 2 is supported", self.upsampling_scaling_factor));
+            return Err(format!(
+                "upsampling_scaling_factor is {}, only 2 is supported",
+                self.upsampling_scaling_factor
+            ));
         }
         if (self.in_channels, self.out_channels) != (3, 3) {
             let (from, to) = (self.in_channels, self.out_channels);
@@ -100,7 +103,9 @@ impl TinyConfig {
         for (side, channels, blocks) in sides {
             if blocks.len() != levels || channels.len() != levels || !(1..=8).contains(&levels) {
                 let (widths, found) = (channels.len(), blocks.len());
-                return Err(format!("{widths} {side}_block_out_channels and {found} num_{side}_blocks for {levels} levels"));
+                return Err(format!(
+                    "{widths} {side}_block_out_channels and {found} num_{side}_blocks for {levels} levels"
+                ));
             }
             if channels.iter().any(|width| *width != channels[0]) {
                 return Err(format!("{side}_block_out_channels {channels:?} are not all the same"));

@@ -15,6 +15,13 @@ pub(super) struct Chunk {
     pub(super) words: usize,
 }
 
+impl Chunk {
+    /// Where the end token is.
+    pub(super) fn end(&self) -> usize {
+        self.words + 1
+    }
+}
+
 /// The chunks of a wording, at least one. Each passage begins a new one, and is spread over as many as it needs.
 pub(super) fn chunks(tokenizer: &Tokenizer, wording: &Wording) -> Result<Vec<Chunk>> {
     let mut chunks = Vec::new();

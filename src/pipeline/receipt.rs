@@ -6,6 +6,7 @@ use crate::diffusion::schedule::Spacing;
 use crate::image::{self, Text};
 use crate::model::checkpoint::Model;
 use crate::model::codec::Decoder;
+use crate::model::unet::Beside;
 use crate::request::{ControlSetting, GenerateRequest, Plan, Preprocessor, Repaint, Start, control};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -37,6 +38,12 @@ pub struct Receipt {
     pub guidance: f64,
     /// Share of guidance rescaling.
     pub guidance_rescale: f64,
+    /// How closely the edited picture was followed, by a model that edits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_guidance: Option<f64>,
+    /// Which layer of the text encoder was read, where it was not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<usize>,
     /// This picture's seed.
     pub seed: u64,
     /// Pixels asked for: those of the picture, unless it was extended or only a part of it was drawn.
@@ -77,6 +84,7 @@ impl Receipt {
             Start::Noise => (None, false, Repaint::default()),
             Start::Picture { strength, mask, repaint, .. } => (Some(*strength), mask.is_some(), *repaint),
         };
+        let edits = strength.is_some() && model.unet.config().beside() == Some(Beside::Picture);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             model: model.name.clone(),
@@ -88,6 +96,8 @@ impl Receipt {
             steps: plan.steps,
             guidance: plan.guidance,
             guidance_rescale: plan.guidance_rescale,
+            image_guidance: edits.then_some(plan.image_guidance),
+            clip_skip: plan.clip_skip,
             seed,
             width: plan.width,
             height: plan.height,
@@ -120,6 +130,8 @@ impl Receipt {
             steps: Some(self.steps.to_string()),
             guidance: Some(self.guidance.to_string()),
             guidance_rescale: Some(self.guidance_rescale.to_string()),
+            image_guidance: self.image_guidance.map(|scale| scale.to_string()),
+            clip_skip: self.clip_skip.map(|skip| skip.to_string()),
             sampler: Some(self.sampler.to_string()),
             schedule: Some(self.schedule.to_string()),
             seed: Some(self.seed.to_string()),
@@ -185,6 +197,8 @@ impl Receipt {
             ("Model", self.model.clone()),
         ];
         pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
+        pairs.extend(self.image_guidance.map(|scale| ("Image CFG scale", scale.to_string())));
+        pairs.extend(self.clip_skip.map(|skip| ("Clip skip", skip.to_string())));
         let rng = if self.noise == NoiseKind::Philox { "NV" } else { "CPU" };
         pairs.push(("RNG", rng.to_owned()));
         if self.tiny_decoder.is_some() {
@@ -245,6 +259,7 @@ fn sampler_title(sampler: Sampler) -> &'static str {
         Sampler::Heun { .. } => "Heun",
         Sampler::EulerA { .. } => "Euler a",
         Sampler::Dpmpp2m => "DPM++ 2M",
+        Sampler::Lcm => "LCM",
     }
 }
 
@@ -275,6 +290,8 @@ mod tests {
             steps: 20,
             guidance: 7.0,
             guidance_rescale: 0.0,
+            image_guidance: None,
+            clip_skip: None,
             seed: u64::MAX,
             width: 64,
             height: 32,

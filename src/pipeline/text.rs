@@ -3,9 +3,11 @@
 use super::Pipeline;
 use super::chunks::chunks;
 use crate::error::{Error, FieldError, Result};
+use crate::model::checkpoint::Model;
+use crate::model::text_encoder::TextEncoder;
 use crate::prompt::{Prompt, Wording};
 use crate::request::{Plan, check_prompt};
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -28,21 +30,32 @@ pub struct TokenCount {
 
 /// The prompts of a plan, to be read when a step needs them.
 pub(super) struct Text<'a> {
-    pipeline: &'a Pipeline,
+    model: &'a Model,
     prompt: Prompt,
     negative: Prompt,
+    /// How many of the text encoder's last layers are left out, where the plan says so.
+    skip: Option<usize>,
     /// How many steps there will be.
     steps: usize,
-    /// States of what was read already, (1, T, C); with all together no more than [`MAX_STATES`] or one prompt.
-    read: RefCell<HashMap<Wording, Tensor>>,
+    /// What was read already; with all together no more than [`MAX_STATES`] states or one prompt.
+    read: RefCell<HashMap<Wording, TextStates>>,
+}
+
+/// What the network is told of texts, a row each.
+#[derive(Debug, Clone)]
+pub(super) struct TextStates {
+    /// The states, (B, T, C).
+    pub(super) context: Tensor,
+    /// Each text as one vector, (B, P), for models that are told that, too.
+    pub(super) pooled: Option<Tensor>,
 }
 
 /// What the network is told at one step. All states have the same number of chunks.
 pub(super) struct States {
-    /// Weight and states, (1, T, C), of each prompt that `AND` joins.
-    pub(super) prompts: Vec<(f64, Tensor)>,
-    /// The negative prompt's and the first prompt's, (2, T, C).
-    pub(super) pair: Tensor,
+    /// Weight and states of each prompt that `AND` joins.
+    pub(super) prompts: Vec<(f64, TextStates)>,
+    /// The negative prompt's.
+    pub(super) negative: TextStates,
 }
 
 impl Pipeline {
@@ -51,10 +64,12 @@ impl Pipeline {
         check_prompt("prompt", prompt).map_err(Error::invalid)?;
         let (prompt, steps) = (Prompt::parse(prompt), self.facts().steps);
         let forms = prompt.parts().iter().flat_map(|part| (0..steps).map(|step| part.at(step, steps)));
-        let room = self.model.tokenizer.room();
+        // Encoders that read side by side have one vocabulary.
+        let tokenizer = &self.model.text[0].tokenizer;
+        let room = tokenizer.room();
         let mut longest = TokenCount::default();
         for wording in forms.collect::<HashSet<_>>() {
-            let chunks = chunks(&self.model.tokenizer, &wording)?;
+            let chunks = chunks(tokenizer, &wording)?;
             let count = room * (chunks.len() - 1) + chunks.last().map_or(0, |chunk| chunk.words);
             if chunks.len() > longest.chunks || count > longest.count {
                 longest = TokenCount { count, limit: room * chunks.len(), chunks: chunks.len() };
@@ -65,74 +80,103 @@ impl Pipeline {
 
     pub(super) fn text(&self, plan: &Plan, steps: usize) -> Text<'_> {
         Text {
-            pipeline: self,
+            model: &self.model,
             prompt: Prompt::parse(&plan.prompt),
             negative: Prompt::parse_negative(&plan.negative_prompt),
+            skip: plan.clip_skip.map(|skip| skip - 1),
             steps,
             read: RefCell::default(),
         }
     }
 }
 
+impl TextStates {
+    /// Rows of several, in order. All have as many states.
+    pub(super) fn stacked(rows: &[&Self]) -> Result<Self> {
+        let pooled: Option<Vec<_>> = rows.iter().map(|row| row.pooled.as_ref()).collect();
+        let contexts: Vec<_> = rows.iter().map(|row| &row.context).collect();
+        let pooled = pooled.map(|pooled| Tensor::cat(&pooled, 0)).transpose()?;
+        Ok(Self { context: Tensor::cat(&contexts, 0)?, pooled })
+    }
+
+    fn zeros_like(&self) -> Result<Self> {
+        let pooled = self.pooled.as_ref().map(Tensor::zeros_like).transpose()?;
+        Ok(Self { context: self.context.zeros_like()?, pooled })
+    }
+
+    fn length(&self) -> usize {
+        self.context.dims()[1]
+    }
+}
+
 impl Text<'_> {
     /// What the network is told at step `step`, from 0. What is shorter is filled up with empty chunks.
     pub(super) fn at(&self, step: usize) -> Result<States> {
-        let read = |field, prompt: &Prompt| -> Result<Vec<(f64, Tensor)>> {
+        let read = |field, prompt: &Prompt| -> Result<Vec<(f64, TextStates)>> {
             let parts = prompt.parts().iter();
             parts.map(|part| Ok((part.weight, self.states(field, &part.at(step, self.steps))?))).collect()
         };
         let mut all = read("negative_prompt", &self.negative)?;
         all.extend(read("prompt", &self.prompt)?);
-        let mut length = 0;
-        for (_, states) in &all {
-            length = length.max(states.dim(1)?);
-        }
+        let length = all.iter().map(|(_, states)| states.length()).max().unwrap_or_default();
         for (_, states) in &mut all {
             *states = self.filled(states, length)?;
         }
-        let pair = Tensor::cat(&[&all[0].1, &all[1].1], 0)?;
-        Ok(States { prompts: all.split_off(1), pair })
+        let (_, negative) = all.remove(0);
+        let silent = self.model.zeros_for_empty && self.negative.is_empty();
+        Ok(States { prompts: all, negative: if silent { negative.zeros_like()? } else { negative } })
     }
 
-    /// `states`, (1, T, C), with states of empty chunks after them, up to `length` of them.
-    fn filled(&self, states: &Tensor, length: usize) -> Result<Tensor> {
-        let missing = length - states.dim(1)?;
+    /// `states` with those of empty chunks after them, up to `length` of them.
+    fn filled(&self, states: &TextStates, length: usize) -> Result<TextStates> {
+        let missing = length - states.length();
         if missing == 0 {
             return Ok(states.clone());
         }
         let empty = self.states("prompt", &Wording(vec![Vec::new()]))?;
-        Ok(Tensor::cat(&[states, &empty.repeat((1, missing / empty.dim(1)?, 1))?], 1)?)
+        let filling = empty.context.repeat((1, missing / empty.length(), 1))?;
+        Ok(TextStates { context: Tensor::cat(&[&states.context, &filling], 1)?, pooled: states.pooled.clone() })
     }
 
-    /// The states of a wording, chunk after chunk, (1, T, C). Each wording is read once.
-    fn states(&self, field: &str, wording: &Wording) -> Result<Tensor> {
+    /// The states of a wording, one row. Each wording is read once.
+    fn states(&self, field: &str, wording: &Wording) -> Result<TextStates> {
         if let Some(states) = self.read.borrow().get(wording) {
             return Ok(states.clone());
         }
         let states = self.encode(field, wording)?;
         let mut read = self.read.borrow_mut();
-        let kept: usize = read.values().map(|states| states.dims()[1]).sum();
-        if kept + states.dim(1)? > MAX_STATES {
+        let kept: usize = read.values().map(TextStates::length).sum();
+        if kept + states.length() > MAX_STATES {
             read.clear();
         }
         read.insert(wording.clone(), states.clone());
         Ok(states)
     }
 
-    fn encode(&self, field: &str, wording: &Wording) -> Result<Tensor> {
-        let model = &self.pipeline.model;
-        let chunks = chunks(&model.tokenizer, wording)?;
-        let length = model.tokenizer.max_length();
+    /// What all encoders say of a wording, side by side in the channels.
+    fn encode(&self, field: &str, wording: &Wording) -> Result<TextStates> {
+        let said = self.model.text.iter().map(|encoder| self.encode_with(encoder, field, wording));
+        let said = said.collect::<Result<Vec<_>>>()?;
+        let contexts: Vec<_> = said.iter().map(|said| &said.context).collect();
+        let context = Tensor::cat(&contexts, D::Minus1)?;
+        Ok(TextStates { context, pooled: said.into_iter().rev().find_map(|said| said.pooled) })
+    }
+
+    /// Chunk after chunk; the first one stands for the whole where one vector is asked for.
+    fn encode_with(&self, encoder: &TextEncoder, field: &str, wording: &Wording) -> Result<TextStates> {
+        let chunks = chunks(&encoder.tokenizer, wording)?;
+        let length = encoder.tokenizer.max_length();
         let (found, most) = (chunks.len(), MAX_STATES / length);
         if found > most {
             let message = format!("fills {found} chunks of {} tokens, at most {most} are read", length - 2);
             return Err(Error::invalid(FieldError::new(field, "too_long", message).range(0.0, most as f64)));
         }
-        let encode = |chunk: &super::chunks::Chunk| {
-            let ids = Tensor::from_slice(&chunk.ids, (1, length), &self.pipeline.device)?;
-            chunk.weighted(model.text_encoder.forward(&ids)?)
-        };
-        let states = chunks.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&states, 1)?)
+        let (mut states, mut pooled) = (Vec::with_capacity(found), None);
+        for chunk in &chunks {
+            let said = encoder.read(&chunk.ids, chunk.end(), self.skip)?;
+            states.push(chunk.weighted(said.states)?);
+            pooled = pooled.or(said.pooled);
+        }
+        Ok(TextStates { context: Tensor::cat(&states, 1)?, pooled })
     }
 }

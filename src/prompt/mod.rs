@@ -81,6 +81,11 @@ impl Prompt {
         &self.parts
     }
 
+    /// Whether nothing is read at any step.
+    pub fn is_empty(&self) -> bool {
+        self.texts().iter().all(|text| text.trim().is_empty())
+    }
+
     /// All text that is read at any step.
     pub fn texts(&self) -> Vec<&str> {
         let mut texts = Vec::new();

@@ -15,6 +15,9 @@ use std::str::FromStr;
 /// The range of the guidance scale.
 const GUIDANCE: std::ops::RangeInclusive<f64> = 0.0..=50.0;
 
+/// What diffusers' pipelines for editing use.
+const IMAGE_GUIDANCE: f64 = 1.5;
+
 /// Refuses more than [`MAX_PROMPT_CHARS`].
 pub(crate) fn check_prompt(field: &str, text: &str) -> Result<(), FieldError> {
     let length = text.chars().count();
@@ -42,16 +45,21 @@ impl Checker {
             guidance: self.or_default("guidance", &request.guidance, facts.guidance, |f, t| real(f, t, GUIDANCE)),
             guidance_rescale: self
                 .or_default("guidance_rescale", &request.guidance_rescale, 0.0, |f, t| real(f, t, 0.0..=1.0)),
+            image_guidance: self
+                .or_default("image_guidance", &request.image_guidance, IMAGE_GUIDANCE, |f, t| real(f, t, GUIDANCE)),
+            clip_skip: self.or_default("clip_skip", &request.clip_skip, None, |f, t| {
+                whole(f, t, 1..=facts.text_layers as u64).map(|n| Some(n as usize))
+            }),
             sampler: self
-                .or_default("sampler", &request.sampler, Sampler::default(), |f, t| one_of(f, t, &Sampler::names())),
+                .or_default("sampler", &request.sampler, facts.sampler, |f, t| one_of(f, t, &Sampler::names())),
             schedule: self
-                .or_default("schedule", &request.schedule, Spacing::default(), |f, t| one_of(f, t, &Spacing::names())),
+                .or_default("schedule", &request.schedule, facts.schedule, |f, t| one_of(f, t, &Spacing::names())),
             seed: self.seed(&request.seed),
             count,
             width,
             height,
             controls: self.controls(request, facts, repaint.drawn((width, height))),
-            start: self.start(request, repaint, (width, height), count),
+            start: self.start(request, facts, repaint, (width, height), count),
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
             decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
         }
@@ -160,12 +168,14 @@ fn decoder(field: &str, typed: &str, facts: &Facts) -> Result<Decoder, FieldErro
     let known = Decoder::ALL.into_iter().find(|decoder| decoder.name() == typed);
     match known {
         Some(Decoder::Tiny) if !facts.tiny_decoder => {
-            let message = format!("must be full: {} has no tiny decoder (TAESD) among the models or beside it", facts.name);
+            let message =
+                format!("must be full: {} has no tiny decoder (TAESD) among the models or beside it", facts.name);
             Err(FieldError::new(field, "no_tiny_decoder", message))
         }
         Some(decoder) => Ok(decoder),
         None => {
-            let message = format!("must be one of {}, was {}", Decoder::ALL.map(Decoder::name).join(", "), quoted(typed));
+            let message =
+                format!("must be one of {}, was {}", Decoder::ALL.map(Decoder::name).join(", "), quoted(typed));
             Err(FieldError::new(field, "unknown_value", message))
         }
     }
@@ -183,8 +193,7 @@ mod tests {
     use crate::request::Start;
 
     fn facts() -> Facts {
-        let facts = Facts { multiple_of: 16, width: 64, height: 64, steps: 20, guidance: 5.0, ..Facts::default() };
-        Facts { name: "tiny".into(), times: 1000, ..facts }
+        Facts::plain("tiny", (64, 64), 16)
     }
 
     fn request(set: &[(&str, &str)]) -> GenerateRequest {
@@ -235,6 +244,9 @@ mod tests {
             ("count", "1000000000", "out_of_range"),
             ("prompt", "a\0b", "control_character"),
             ("strength", "0", "out_of_range"),
+            ("clip_skip", "0", "out_of_range"),
+            ("clip_skip", "2", "out_of_range"),
+            ("image_guidance", "51", "out_of_range"),
         ] {
             let found = errors(&request(&[(field, value)]));
             assert_eq!((found[0].field.as_str(), found[0].code), (field, expected), "{found:?}");

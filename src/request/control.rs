@@ -134,7 +134,9 @@ impl Checker {
             let sent = request.files().find(|(name, _)| *name == field);
             let read = match sent {
                 Some((_, bytes)) => image::read(field, bytes).map(Some),
-                None => Err(FieldError::new(field, "required", format!("is missing: {} has to follow it", setting.net))),
+                None => {
+                    Err(FieldError::new(field, "required", format!("is missing: {} has to follow it", setting.net)))
+                }
             };
             // A file that could not even be sent right is noted already.
             let read = if self.errors.iter().any(|error| error.field == field) { Ok(None) } else { read };

@@ -99,6 +99,10 @@ request! {
     guidance: Number,
     /// How far guidance's standard deviation is pulled back to the conditional one's, 0 to 1.
     guidance_rescale: Number,
+    /// How closely a model for editing follows the picture that it edits; others do not hear of it.
+    image_guidance: Number,
+    /// Which layer of the text encoder is read, counted from its end: 1 is the last.
+    clip_skip: Number,
     /// A sampler's name.
     sampler: Text,
     /// A sigma ladder's name.

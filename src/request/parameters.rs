@@ -7,6 +7,7 @@
 //! Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, Model: "a, b"
 //! ```
 
+mod control;
 mod grammar;
 
 use super::GenerateRequest;
@@ -63,6 +64,8 @@ impl Parameters {
             "Steps" => self.set_whole("steps", value),
             "Seed" => self.set_whole("seed", value),
             "CFG scale" => self.set_real("guidance", value),
+            "Image CFG scale" => self.set_real("image_guidance", value),
+            "Clip skip" => self.set_whole("clip_skip", value),
             "Guidance rescale" => self.set_real("guidance_rescale", value),
             "Denoising strength" => self.set_real("strength", value),
             "Size" => value.split_once('x').is_some_and(|(width, height)| {
@@ -79,8 +82,18 @@ impl Parameters {
             "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
             "VAE Decoder" => decoder(value).is_some_and(|decoder| self.set("decoder", decoder.name())),
             "RNG" => noise(value).is_some_and(|noise| self.set("noise", noise.name())),
+            _ if key.starts_with("ControlNet ") => self.add_control(value),
             _ => false,
         }
+    }
+
+    fn add_control(&mut self, value: &str) -> bool {
+        let Some(setting) = control::setting(value) else { return false };
+        let settings = [("control", setting.to_string()), ("control_preprocessor", setting.preprocessor.to_string())];
+        settings.into_iter().all(|(field, text)| match self.request.text(field) {
+            "" => self.set(field, text),
+            before => self.set(field, format!("{before}, {text}")),
+        })
     }
 
     fn set_whole(&mut self, field: &str, value: &str) -> bool {
@@ -162,8 +175,8 @@ fn noise(value: &str) -> Option<NoiseKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Receipt;
-    use crate::request::Repaint;
+    use crate::pipeline::{Controlled, Receipt};
+    use crate::request::{ControlSetting, Preprocessor, Repaint};
     use proptest::prelude::*;
     use proptest::{option, sample};
 
@@ -192,8 +205,8 @@ mod tests {
             "768",
         ];
         assert_eq!(fields(text, &names), expected);
-        assert_eq!(fields(text, &["strength", "noise"]), ["0.6", "torch-cpu"]);
-        assert_eq!(from_parameters(text).unwrap().ignored, ["Clip skip: 2", "Lora hashes: a: 1, b: 2"]);
+        assert_eq!(fields(text, &["strength", "noise", "clip_skip"]), ["0.6", "torch-cpu", "2"]);
+        assert_eq!(from_parameters(text).unwrap().ignored, ["Lora hashes: a: 1, b: 2"]);
     }
 
     #[test]
@@ -254,21 +267,37 @@ mod tests {
     }
 
     prop_compose! {
+        fn controls()(
+            net in "[a-z][A-Za-z0-9._-]{0,9}",
+            (weight, start) in (prop_oneof![Just(1.0), 0.0..2f64], prop_oneof![Just(0.0), 0.0..0.5f64]),
+            end in prop_oneof![Just(1.0), 0.5..1f64],
+            thresholds in option::of((0u32..2041, 0u32..2041)),
+        ) -> Controlled {
+            let preprocessor = thresholds.map(|(low, high)| Preprocessor::Canny { low, high }).unwrap_or_default();
+            let setting = ControlSetting { net, weight, start, end, preprocessor };
+            Controlled { setting, hash: "0123456789".to_owned() }
+        }
+    }
+
+    prop_compose! {
         fn receipts()(
             (prompt, negative_prompt, model) in (prompts(), prompts(), "\\PC{0,9}|a, \\PC{0,9}"),
             (sampler, schedule) in (sample::select(Sampler::ALL.to_vec()), sample::select(Spacing::ALL.to_vec())),
             (steps, seed, width, height) in (1usize..1001, any::<u64>(), 1usize..2049, 1usize..2049),
             (guidance, guidance_rescale) in (0.0..50f64, prop_oneof![Just(0.0), 0.0..1f64]),
-            strength in option::of(0.01..1f64),
+            (strength, image_guidance) in (option::of(0.01..1f64), option::of(0.0..50f64)),
+            clip_skip in option::of(1usize..13),
             repaint in repaints(),
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
             tiny_decoder in option::of(Just("0123456789".to_owned())),
+            controls in proptest::collection::vec(controls(), 0..4),
         ) -> Receipt {
             let (version, model_hash, masked) = ("0.1.0".to_owned(), "0123456789".to_owned(), strength.is_some());
             let repaint = if masked { repaint } else { Repaint::default() };
             Receipt {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
-                guidance_rescale, seed, width, height, noise, tiny_decoder, strength, masked, repaint,
+                guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, strength,
+                masked, repaint,
             }
         }
     }

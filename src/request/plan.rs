@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::image::{Mask, RgbImage};
 use crate::model::checkpoint::ControlNets;
 use crate::model::codec::Decoder;
+use crate::model::unet::Beside;
 
 /// The most sampler steps.
 pub const MAX_STEPS: usize = 1000;
@@ -26,7 +27,7 @@ pub const MAX_RESULT_PIXELS: usize = 2 * crate::image::MAX_INPUT_PIXELS as usize
 pub const MAX_PROMPT_CHARS: usize = 32_000;
 
 /// What a plan must know of the model it is for.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// The model's name.
     pub name: String,
@@ -40,6 +41,14 @@ pub struct Facts {
     pub steps: usize,
     /// Guidance scale, where the request names none.
     pub guidance: f64,
+    /// How the ladder is walked, where the request names nothing.
+    pub sampler: Sampler,
+    /// How the ladder is spaced, where the request names nothing.
+    pub schedule: Spacing,
+    /// What the model sees beside noisy latents.
+    pub beside: Beside,
+    /// Layers of the text encoder: the most that `clip_skip` can be.
+    pub text_layers: usize,
     /// Times of the model's noise schedule: more steps than that make no sense.
     pub times: usize,
     /// Whether there is a tiny decoder beside the model's own.
@@ -49,6 +58,25 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Those of a plain model, drawn at `width` x `height` pixels, both multiples of `multiple_of`, with usual settings.
+    pub fn plain(name: &str, (width, height): (usize, usize), multiple_of: usize) -> Self {
+        Self {
+            name: name.to_owned(),
+            multiple_of,
+            width,
+            height,
+            steps: 20,
+            guidance: 5.0,
+            sampler: Sampler::default(),
+            schedule: Spacing::default(),
+            beside: Beside::Nothing,
+            text_layers: 1,
+            times: 1000,
+            tiny_decoder: false,
+            controlnets: ControlNets::default(),
+        }
+    }
+
     /// The most steps for this model.
     pub fn max_steps(&self) -> usize {
         MAX_STEPS.min(self.times)
@@ -86,6 +114,10 @@ pub struct Plan {
     pub guidance: f64,
     /// Share of guidance rescaling.
     pub guidance_rescale: f64,
+    /// How closely a model for editing follows the picture that it edits.
+    pub image_guidance: f64,
+    /// Which layer of the text encoder is read, counted from its end; without one, that which the model was trained with.
+    pub clip_skip: Option<usize>,
     /// How the ladder is walked.
     pub sampler: Sampler,
     /// How the ladder is spaced.
@@ -131,6 +163,8 @@ impl Plan {
             steps: Some(self.steps.to_string()),
             guidance: Some(self.guidance.to_string()),
             guidance_rescale: Some(self.guidance_rescale.to_string()),
+            image_guidance: Some(self.image_guidance.to_string()),
+            clip_skip: self.clip_skip.map(|skip| skip.to_string()),
             sampler: Some(self.sampler.to_string()),
             schedule: Some(self.schedule.to_string()),
             seed: Some(self.seed.to_string()),

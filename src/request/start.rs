@@ -8,6 +8,7 @@ use super::quoted;
 use super::repaint::Repaint;
 use crate::error::FieldError;
 use crate::image::{self, Edges, Mask, RgbImage};
+use crate::model::unet::Beside;
 
 /// Share of the ladder that redraws a picture without a mask, as other programs have it.
 const PICTURE_STRENGTH: f64 = 0.75;
@@ -54,12 +55,15 @@ impl Checker {
     pub(super) fn start(
         &mut self,
         request: &GenerateRequest,
+        facts: &Facts,
         repaint: Repaint,
         size: (usize, usize),
         count: usize,
     ) -> Start {
         let repaints = request.mask.is_some() || !repaint.extend.is_none();
-        let default = if repaints { 1.0 } else { PICTURE_STRENGTH };
+        // A model for editing sees the picture, and needs no trace of it in the noise.
+        let whole = repaints || facts.beside == Beside::Picture;
+        let default = if whole { 1.0 } else { PICTURE_STRENGTH };
         let strength = self.or_default("strength", &request.strength, default, |f, t| real(f, t, 0.01..=1.0));
         self.needs_mask("mask_feather", repaint.mask_feather > 0 && !repaints);
         self.needs_mask("only_masked", repaint.only_masked && !repaints);
@@ -163,8 +167,7 @@ mod tests {
     use crate::request::Plan;
 
     fn facts() -> Facts {
-        let facts = Facts { multiple_of: 16, width: 64, height: 64, steps: 20, guidance: 5.0, ..Facts::default() };
-        Facts { name: "tiny".into(), times: 1000, tiny_decoder: true, ..facts }
+        Facts { tiny_decoder: true, ..Facts::plain("tiny", (64, 64), 16) }
     }
 
     fn request(set: &[(&str, &str)]) -> GenerateRequest {
@@ -188,7 +191,13 @@ mod tests {
 
     #[test]
     fn a_plan_gives_the_request_that_gives_it_again() {
-        let chosen = [("seed", "18446744073709551615"), ("guidance", "0.1"), ("noise", "torch-cpu"), ("count", "3"), ("decoder", "tiny")];
+        let chosen = [
+            ("seed", "18446744073709551615"),
+            ("guidance", "0.1"),
+            ("noise", "torch-cpu"),
+            ("count", "3"),
+            ("decoder", "tiny"),
+        ];
         for set in [&[][..], &chosen] {
             let plan = Plan::new(&request(set), &facts()).unwrap();
             assert_eq!(Plan::new(&plan.request(), &Facts { guidance: 9.0, steps: 7, ..facts() }).unwrap(), plan);

@@ -13,7 +13,9 @@ use crate::image::{batch_from_tensor, grid};
 use crate::model::autoencoder::PatchAutoencoder;
 use crate::model::clip::{ClipTextConfig, ClipTextModel, HiddenActivation};
 use crate::model::tokenizer::Tokenizer;
-use crate::model::unet::{AdditionEmbedType, DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
+use crate::model::unet::{
+    AdditionEmbedType, Conditioning, DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType,
+};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
@@ -50,6 +52,7 @@ impl DenoiserConfig {
             max_position_embeddings: TEXT_LENGTH,
             hidden_act: HiddenActivation::QuickGelu,
             layer_norm_eps: 1e-5,
+            ..ClipTextConfig::default()
         };
         let unet = UNetConfig {
             sample_size: side,
@@ -107,7 +110,7 @@ struct Conditioned<'a> {
 
 impl Network for Conditioned<'_> {
     fn predict(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-        self.unet.forward(x, t, &self.context)
+        self.unet.forward(x, t, &Conditioning::text(&self.context))
     }
 }
 

@@ -202,6 +202,7 @@ mod tests {
             max_position_embeddings: LENGTH,
             hidden_act: HiddenActivation::QuickGelu,
             layer_norm_eps: 1e-5,
+            ..ClipTextConfig::default()
         };
         let latents = Tensor::from_vec(Philox::new(1).normals(0, 4 * 8), (4, 2, 2, 2), &Device::Cpu)?;
         let folder = PathBuf::new();

@@ -52,7 +52,7 @@ fn a_folder_as_diffusers_writes_it_loads() {
     assert_eq!(model.schedule.steps(), 1000);
     assert!((model.schedule.sigma_max() - 4096.0).abs() < 1.0, "rescaled to zero terminal SNR");
     assert_eq!((model.codec.factor(), model.codec.latent_channels()), (2, 4));
-    assert_eq!(model.tokenizer.max_length(), 16);
+    assert_eq!(model.text[0].tokenizer.max_length(), 16);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn configurations_out_of_range_are_refused_before_memory_is_asked_for() {
             json!({ "cross_attention_dim": 16 }),
             "cross_attention_dim is 16, the text encoder gives 8",
         ),
-        ("unet/config.json", json!({ "in_channels": 9 }), "no plain text-to-image U-Net"),
+        ("unet/config.json", json!({ "in_channels": 10 }), "10 input and 4 output channels: neither"),
         ("vae/config.json", json!({ "latent_channels": 3 }), "3 latent channels, but the U-Net draws 4"),
         ("vae/config.json", json!({ "in_channels": 1 }), "1 input and 3 output channels"),
         ("vae/config.json", json!({ "act_fn": "relu" }), "act_fn \"relu\" is not supported"),

@@ -70,14 +70,19 @@ async fn api(body: &str) -> (u16, Value) {
 
 /// A form's body, with one file part when there is one.
 pub(crate) fn form(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> Request<Body> {
+    form_of(fields, file.as_slice())
+}
+
+/// A form's body with several files.
+pub(crate) fn form_of(fields: &[(&str, &str)], files: &[(&str, &[u8])]) -> Request<Body> {
     let mut body = Vec::new();
     for (name, value) in fields {
         body.extend(format!("--line\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n").bytes());
     }
-    if let Some((name, content)) = file {
+    for (name, content) in files {
         let head =
             format!("--line\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"../../x.png\"\r\n\r\n");
-        body.extend([head.as_bytes(), content, b"\r\n"].concat());
+        body.extend([head.as_bytes(), *content, b"\r\n"].concat());
     }
     body.extend(b"--line--\r\n");
     post("/", "multipart/form-data; boundary=line", body)
@@ -469,10 +474,11 @@ async fn a_picture_says_how_it_was_drawn_and_is_drawn_again() {
     let (_, differs) = upload(&routes, "/api/v1/replay", "image/png", other).await;
     assert_eq!(differs["identical"], false);
     assert_eq!(differs["differences"], json!([format!("model_hash was \"0123456789\", is \"{hash}\"")]));
-    let parameters = "a pear\nSteps: 7, Sampler: Euler a, CFG scale: 4, Seed: 5, Size: 64x32, Clip skip: 2";
+    let parameters =
+        "a pear\nSteps: 7, Sampler: Euler a, CFG scale: 4, Seed: 5, Size: 64x32, Clip skip: 2, Tiling: True";
     let theirs = encode_png(&picture, &[text("parameters", parameters.to_owned())]).unwrap();
     let (_, found) = upload(&routes, "/api/v1/inspect", "image/png", theirs.clone()).await;
-    assert_eq!((found["source"].as_str(), &found["ignored"]), (Some("parameters"), &json!(["Clip skip: 2"])));
+    assert_eq!((found["source"].as_str(), &found["ignored"]), (Some("parameters"), &json!(["Tiling: True"])));
     assert_eq!((&found["request"]["sampler"], &found["request"]["width"]), (&json!("euler_a"), &json!(64)));
     for (path, kind, file, status) in [
         ("replay", "image/png", theirs, 422),

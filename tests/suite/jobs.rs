@@ -16,8 +16,7 @@ pub(crate) struct Sleeper {
 
 impl Draw for Sleeper {
     fn facts(&self) -> Facts {
-        let facts = Facts { multiple_of: 8, width: 8, height: 8, steps: 20, guidance: 5.0, ..Facts::default() };
-        Facts { name: "x".into(), times: 1000, ..facts }
+        Facts::plain("x", (8, 8), 8)
     }
 
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> limner::Result<()>) -> limner::Result<Drawn> {
@@ -243,11 +242,11 @@ async fn uploads_are_kept_as_long_as_somebody_can_use_them() {
         let jobs = open(folder.path(), 9);
         let request = GenerateRequest { image: Some(picture()), ..request(&[]) };
         let id = jobs.submit(&request, &Plan::new(&request, &Sleeper::default().facts()).unwrap(), None).unwrap();
-        assert_eq!(jobs.uploads(&id).unwrap().image, request.image);
+        assert_eq!(jobs.uploads(&id).unwrap().get("image"), request.image.as_ref());
         id
     };
     let jobs = open(folder.path(), 9);
-    assert!(jobs.uploads(&id).unwrap().image.is_some(), "it still waits");
+    assert!(jobs.uploads(&id).unwrap().contains_key("image"), "it still waits");
     jobs.cancel(&id).unwrap();
     drop(jobs);
     let jobs = open(folder.path(), 9);

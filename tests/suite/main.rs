@@ -6,6 +6,8 @@ mod browser;
 mod bundled;
 mod checkpoint;
 mod cli;
+mod control;
+mod controlnet;
 mod crash;
 mod data;
 mod diffusion;

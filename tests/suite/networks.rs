@@ -5,7 +5,7 @@ pub(crate) mod formula;
 use candle_core::{DType, Device, Tensor};
 use formula::{Formula, input};
 use limner::model::clip::{ClipTextConfig, ClipTextModel};
-use limner::model::unet::{UNet2DConditionModel, UNetConfig};
+use limner::model::unet::{Conditioning, UNet2DConditionModel, UNetConfig};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -74,7 +74,8 @@ fn the_unet_gives_the_numbers_of_diffusers() {
         let batch = case.times.len();
         let x = input("input.x", &[batch, channels, case.height, case.width]);
         let t = Tensor::new(case.times.as_slice(), &Device::Cpu).unwrap();
-        let y = unet(&case.config).forward(&x, &t, &input("input.context", &[batch, 5, 6])).unwrap();
+        let y =
+            unet(&case.config).forward(&x, &t, &Conditioning::text(&input("input.context", &[batch, 5, 6]))).unwrap();
         assert_eq!(y.dims(), [batch, 4, case.height, case.width]);
         let off = difference(&numbers(&y), &case.output);
         assert!(off < 2e-5, "off by {off} in {}", case.config);
@@ -98,10 +99,10 @@ fn the_text_encoder_gives_the_numbers_of_transformers() {
 #[test]
 fn samples_do_not_see_their_batch_mates_and_each_has_its_time() {
     let (unet, [x, t, context]) = two_samples();
-    let both = unet.forward(&x, &t, &context).unwrap();
+    let both = unet.forward(&x, &t, &Conditioning::text(&context)).unwrap();
     for i in 0..2 {
         let [x, t, context] = [&x, &t, &context].map(|tensor| tensor.narrow(0, i, 1).unwrap());
-        let alone = unet.forward(&x, &t, &context).unwrap();
+        let alone = unet.forward(&x, &t, &Conditioning::text(&context)).unwrap();
         // Not bit for bit: a matrix product's order of summation depends on its shape.
         let off = difference(&numbers(&alone), &numbers(&both.narrow(0, i, 1).unwrap()));
         assert!(off < 5e-6, "sample {i} is off by {off}");
@@ -111,8 +112,13 @@ fn samples_do_not_see_their_batch_mates_and_each_has_its_time() {
 #[test]
 fn fractional_times_are_not_rounded() {
     let (unet, [x, _, context]) = two_samples();
-    let at =
-        |time: f32| numbers(&unet.forward(&x, &Tensor::new(&[time, time], &Device::Cpu).unwrap(), &context).unwrap());
+    let at = |time: f32| {
+        numbers(
+            &unet
+                .forward(&x, &Tensor::new(&[time, time], &Device::Cpu).unwrap(), &Conditioning::text(&context))
+                .unwrap(),
+        )
+    };
     let (low, middle, high) = (at(20.0), at(20.5), at(21.0));
     assert!(difference(&middle, &low) > 1e-4 && difference(&middle, &high) > 1e-4);
 }
@@ -141,7 +147,9 @@ fn every_parameter_of_both_networks_gets_a_gradient() {
         let context = clip(&clip_config, &text).forward(&ids).unwrap();
         // Large enough for several positions at the coarsest level: attention to a single one is constant.
         let x = input("input.x", &[2, config.in_channels, 8, 12]);
-        let y = unet.forward(&x, &Tensor::new(&[3f32, 700.5], &Device::Cpu).unwrap(), &context).unwrap();
+        let y = unet
+            .forward(&x, &Tensor::new(&[3f32, 700.5], &Device::Cpu).unwrap(), &Conditioning::text(&context))
+            .unwrap();
         let target = input("input.target", y.dims());
         let gradients = (y - target).unwrap().sqr().unwrap().mean_all().unwrap().backward().unwrap();
         for (name, var) in text.named().into_iter().chain(net.named()) {
@@ -162,7 +170,7 @@ fn half_precision_weights_run() {
     let vb = Formula::default().builder().to_dtype(DType::F16);
     let model = UNet2DConditionModel::new(&config, &vb).unwrap();
     let [x, context] = [x, context].map(|tensor| tensor.to_dtype(DType::F16).unwrap());
-    let y = model.forward(&x, &t, &context).unwrap();
+    let y = model.forward(&x, &t, &Conditioning::text(&context)).unwrap();
     assert_eq!(y.dtype(), DType::F16);
     let off = difference(&numbers(&y.to_dtype(DType::F32).unwrap()), &golden().unet[0].output);
     assert!(off < 0.02, "off by {off}");
@@ -185,10 +193,14 @@ fn configurations_of_other_networks_are_refused_by_name() {
     let refusals = [
         (
             json!({ "addition_embed_type": "text_time" }),
-            r#"addition_embed_type "text_time" is not supported, only null"#,
+            "text_time needs addition_time_embed_dim and projection_class_embeddings_input_dim",
         ),
         (json!({ "act_fn": "gelu" }), r#"act_fn "gelu" is not supported, only "silu" or "swish""#),
-        (json!({ "time_cond_proj_dim": 256 }), "time_cond_proj_dim 256 is not supported"),
+        (json!({ "addition_embed_type": "image" }), r#"addition_embed_type "image" is not supported, only null"#),
+        (
+            json!({ "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 48 }),
+            "48 channels of projection_class_embeddings_input_dim do not hold 6 x 8",
+        ),
         (json!({ "down_block_types": ["SimpleCrossAttnDownBlock2D", "DownBlock2D"] }), "SimpleCrossAttnDownBlock2D"),
         (json!({ "layers_per_block": [1, 2] }), "layers_per_block: invalid type"),
         (json!({ "norm_num_groups": null }), "norm_num_groups: invalid type"),
@@ -207,7 +219,9 @@ fn configurations_of_other_networks_are_refused_by_name() {
 #[test]
 fn shapes_that_do_not_fit_are_errors() {
     let (unet, [x, t, context]) = two_samples();
-    let refused = |x: &Tensor, t: &Tensor, context: &Tensor| unet.forward(x, t, context).unwrap_err().to_string();
+    let refused = |x: &Tensor, t: &Tensor, context: &Tensor| {
+        unet.forward(x, t, &Conditioning::text(context)).unwrap_err().to_string()
+    };
     assert!(refused(&x.narrow(1, 0, 3).unwrap(), &t, &context).contains("needs 4 channels"));
     assert!(refused(&x, &t.narrow(0, 0, 1).unwrap(), &context).contains("2 samples need as many times"));
     assert!(refused(&x, &t, &context.narrow(2, 0, 5).unwrap()).contains("5 channels, not 6"));

@@ -4,6 +4,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use limner::model::checkpoint::Model;
+use limner::model::unet::Conditioning;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -44,7 +45,8 @@ fn check(what: &str, found: &Tensor, expected: &Tensor) {
 #[test]
 #[ignore = "needs Python: run scripts/parity.py"]
 fn parity_of_token_ids() {
-    let tokenizer = model().tokenizer;
+    let model = model();
+    let tokenizer = &model.text[0].tokenizer;
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder().join("tokens.json")).unwrap()).unwrap();
     let differs = |case: &&Case| tokenizer.framed(&tokenizer.ids(&case.text).unwrap()) != case.ids;
     let different: Vec<&String> = cases.iter().filter(differs).map(|case| &case.text).collect();
@@ -56,7 +58,7 @@ fn parity_of_token_ids() {
 #[ignore = "needs Python: run scripts/parity.py"]
 fn parity_of_text_states() {
     let case = case("text");
-    let states = model().text_encoder.forward(&case["ids"].to_dtype(DType::U32).unwrap()).unwrap();
+    let states = model().text[0].network.forward(&case["ids"].to_dtype(DType::U32).unwrap()).unwrap();
     check("text states", &states, &case["expected"]);
 }
 
@@ -66,7 +68,7 @@ fn parity_of_the_unet() {
     let unet = model().unet;
     for size in ["even", "odd"] {
         let case = case(&format!("unet-{size}"));
-        let y = unet.forward(&case["x"], &case["t"], &case["context"]).unwrap();
+        let y = unet.forward(&case["x"], &case["t"], &Conditioning::text(&case["context"])).unwrap();
         check(&format!("U-Net output, {size} size"), &y, &case["expected"]);
     }
 }

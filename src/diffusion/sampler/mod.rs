@@ -7,6 +7,7 @@
 mod ancestral;
 mod ddpm;
 mod dpmpp_2m;
+mod lcm;
 mod ode;
 mod walk;
 
@@ -54,6 +55,8 @@ pub enum Sampler {
     /// DPM-Solver++(2M) (Lu et al., arXiv:2211.01095): second order from the last two evaluations.
     #[default]
     Dpmpp2m,
+    /// Multistep consistency sampling (Luo et al., arXiv:2310.04378, algorithm 3): the clean estimate, noised anew.
+    Lcm,
 }
 
 /// What a sampler reports after each step.
@@ -71,14 +74,17 @@ pub struct Step<'a> {
 
 impl Sampler {
     /// All samplers with their default settings, in the order in which a form lists them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Dpmpp2m,
         Self::Euler { churn: Churn::NONE },
         Self::Heun { churn: Churn::NONE },
         Self::EulerA { eta: 1.0 },
         Self::Ddim { eta: 0.0 },
         Self::Ddpm { variance: Variance::FixedSmall },
+        Self::Lcm,
     ];
+    /// Euler's method as it is.
+    pub const EULER: Self = Self::Euler { churn: Churn::NONE };
 
     /// The name used in JSON, in the form and on the command line.
     pub const fn name(&self) -> &'static str {
@@ -89,6 +95,7 @@ impl Sampler {
             Self::Heun { .. } => "heun",
             Self::EulerA { .. } => "euler_a",
             Self::Dpmpp2m => "dpmpp_2m",
+            Self::Lcm => "lcm",
         }
     }
 
@@ -118,6 +125,7 @@ impl Sampler {
             Self::Euler { churn } => ode::euler(&mut walk, x, churn),
             Self::Heun { churn } => ode::heun(&mut walk, x, churn),
             Self::Dpmpp2m => dpmpp_2m::run(&mut walk, x),
+            Self::Lcm => lcm::run(&mut walk, x),
         }
     }
 
@@ -126,7 +134,7 @@ impl Sampler {
         match *self {
             Self::Ddim { eta } | Self::EulerA { eta } => within("eta", eta, 0.0, 1.0),
             Self::Euler { churn } | Self::Heun { churn } => churn.validate(),
-            Self::Ddpm { .. } | Self::Dpmpp2m => Ok(()),
+            Self::Ddpm { .. } | Self::Dpmpp2m | Self::Lcm => Ok(()),
         }
     }
 }

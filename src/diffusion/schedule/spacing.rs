@@ -53,11 +53,14 @@ pub enum Spacing {
     /// Stable Diffusion 1's optimised ladder, interpolated in ln sigma for other step counts, and stretched to the
     /// ends of schedules that are not Stable Diffusion's.
     AlignYourSteps,
+    /// The times that latent consistency models were distilled at (Luo et al., arXiv:2310.04378): of fifty, evenly down
+    /// from the last.
+    Lcm,
 }
 
 impl Spacing {
     /// All of them, in the order in which a form lists them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Trailing,
         Self::Leading,
         Self::Linspace,
@@ -68,6 +71,7 @@ impl Spacing {
         Self::Normal,
         Self::Beta,
         Self::AlignYourSteps,
+        Self::Lcm,
     ];
 
     /// The name used in JSON, in the form and on the command line.
@@ -83,6 +87,7 @@ impl Spacing {
             Self::Normal => "normal",
             Self::Beta => "beta",
             Self::AlignYourSteps => "align_your_steps",
+            Self::Lcm => "lcm",
         }
     }
 
@@ -124,6 +129,7 @@ impl Spacing {
             Self::Normal => at(linspace(last, 0.0, n).collect()),
             Self::Beta => at(beta(last, n)),
             Self::AlignYourSteps => align_your_steps(low, high, n),
+            Self::Lcm => at(lcm(total, n)),
         }
     }
 }
@@ -136,6 +142,13 @@ fn leading(total: usize, n: usize) -> Vec<f64> {
     let stride = total / n;
     let offset = usize::from(stride * (n - 1) + 1 < total);
     (0..n).rev().map(|i| (i * stride + offset) as f64).collect()
+}
+
+/// Of `max(50, n)` whole times, evenly spaced and ending with the last, every so-many-th from the end (diffusers'
+/// `LCMScheduler`, which knows only 50).
+fn lcm(total: usize, n: usize) -> Vec<f64> {
+    let all = n.max(50).min(total);
+    (0..n).map(|i| ((all - i * all / n) * total / all) as f64 - 1.0).collect()
 }
 
 /// Rounded to whole times as its authors do, unless two steps would become one.

@@ -179,11 +179,6 @@ fn start(tx: &Transaction<'_>, number: i64) -> rusqlite::Result<Claimed> {
          RETURNING id, attempt, request, {STEPS}"
     );
     tx.prepare_cached(&sql)?.query_row(params![number, now()], |row| {
-        Ok(Claimed {
-            id: id(row, 0)?,
-            attempt: row.get(1)?,
-            request: request(row, 2)?,
-            steps: row.get(3)?,
-        })
+        Ok(Claimed { id: id(row, 0)?, attempt: row.get(1)?, request: request(row, 2)?, steps: row.get(3)? })
     })
 }

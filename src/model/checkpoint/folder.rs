@@ -1,79 +1,132 @@
 //! A diffusers folder: its small files are read with care and checked before anything is allocated.
 
+use super::defaults::{Defaults, Distilled};
 use super::file::read_json;
-use super::parts::{self, Parts, Source};
+use super::parts::{self, Parts, Source, TextParts};
 use super::weights::Weights;
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::{Betas, NoiseSchedule};
 use crate::model::clip::ClipTextConfig;
 use crate::model::codec::CodecConfig;
+use crate::model::text_encoder::Reading;
 use crate::model::tokenizer::Tokenizer;
+use crate::model::unet::UNetConfig;
 use crate::{Error, Result};
+use rayon::prelude::*;
 use serde::Deserialize;
 use std::path::Path;
 
+/// The fields of `model_index.json` that matter here.
 #[derive(Deserialize)]
 struct Index {
     #[serde(rename = "_class_name")]
     class_name: String,
+    /// Library and class of the second text encoder, which may be null.
+    #[serde(default)]
+    text_encoder_2: Option<[Option<String>; 2]>,
+    #[serde(default)]
+    force_zeros_for_empty_prompt: Option<bool>,
 }
+
+/// Pipelines of diffusers whose models this program runs. What a model does is told by its U-Net.
+const PIPELINES: [&str; 9] = [
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "LatentConsistencyModelPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+];
+
+/// The folders of text encoder and tokenizer.
+const FIRST: [&str; 2] = ["text_encoder", "tokenizer"];
+const SECOND: [&str; 2] = ["text_encoder_2", "tokenizer_2"];
 
 /// Reads the folder `path`.
 pub(super) fn read(path: &Path) -> Result<Parts> {
-    check_index(path)?;
-    let text: ClipTextConfig = read_json(&path.join("text_encoder/config.json"))?;
-    let unet = read_json(&path.join("unet/config.json"))?;
+    let index = Index::read(path)?;
+    let texts = index.texts().into_iter().map(|text| Ok((text, read_json(&path.join(text.0[0]).join("config.json"))?)));
+    let texts = texts.collect::<Result<Vec<(_, ClipTextConfig)>>>()?;
+    let unet: UNetConfig = read_json(&path.join("unet/config.json"))?;
     let codec = CodecConfig::read(&path.join("vae/config.json"))?;
     let scheduler: SchedulerConfig = read_json(&path.join("scheduler/scheduler_config.json"))?;
     let (schedule, prediction) = (scheduler.schedule(path)?, scheduler.prediction(path)?);
-    Source::Folder(path).check(&text, &unet, &codec)?;
-    let tokenizer = Tokenizer::from_folder(&path.join("tokenizer"), text.max_position_embeddings)?;
-    Source::Folder(path).check_vocabulary(&tokenizer, &text)?;
-    let [text_weights, unet_weights, codec_weights] = read_weights(path)?;
+    let described: Vec<_> = texts.iter().map(|(([part, _], _), config)| (*part, config)).collect();
+    Source::Folder(path).check(&described, &unet, &codec)?;
+    let tokenizers = texts.iter().map(|((folders, _), config)| tokenizer(path, folders[1], config));
+    let tokenizers = tokenizers.collect::<Result<Vec<_>>>()?;
+    let mut weights = read_weights(path, texts.iter().map(|((folders, _), _)| folders[0]))?;
+    let (codec_weights, unet_weights) = (weights.remove(1), weights.remove(0));
+    let text = texts.into_iter().zip(tokenizers).zip(weights);
     Ok(Parts {
-        tokenizer,
-        text: (text, text_weights),
+        text: text
+            .map(|((((_, reading), config), tokenizer), weights)| TextParts { tokenizer, config, weights, reading })
+            .collect(),
+        defaults: Defaults::new(&unet, scheduler.distilled(path)),
         unet: (unet, unet_weights),
         codec: (codec, codec_weights),
         schedule,
         prediction,
+        zeros_for_empty: index.zeros_for_empty(),
     })
 }
 
-/// The three parts' weights, read side by side.
-fn read_weights(path: &Path) -> Result<[Weights; 3]> {
-    let parts = [("text_encoder", "model"), ("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")];
-    let [text, unet, vae] = std::thread::scope(|scope| {
-        let read = |(part, stem): (&'static str, &'static str)| {
-            let folder = path.join(part);
-            scope.spawn(move || Weights::read(&folder, stem))
-        };
-        parts.map(read).map(|thread| match thread.join() {
-            Ok(weights) => weights,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    });
-    Ok([text?, unet?, vae?])
+fn tokenizer(path: &Path, folder: &str, text: &ClipTextConfig) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_folder(&path.join(folder), text.max_position_embeddings)?;
+    Source::Folder(path).check_vocabulary(folder, &tokenizer, text)?;
+    Ok(tokenizer)
 }
 
-/// Checks that `path` is a folder whose `model_index.json` names a pipeline this program runs.
-fn check_index(path: &Path) -> Result<()> {
-    let file = path.join("model_index.json");
-    if !file.is_file() {
-        let message = "not a model folder: it has no model_index.json".to_owned();
-        return Err(Error::model(path, message));
+/// The weights of the U-Net, of the autoencoder and of the text encoders, read side by side.
+fn read_weights(path: &Path, texts: impl Iterator<Item = &'static str>) -> Result<Vec<Weights>> {
+    let networks = ["unet", "vae"].map(|part| (part, "diffusion_pytorch_model"));
+    let parts: Vec<_> = networks.into_iter().chain(texts.map(|part| (part, "model"))).collect();
+    parts.into_par_iter().map(|(part, stem)| Weights::read(&path.join(part), stem)).collect()
+}
+
+impl Index {
+    /// Checks that `path` is a folder whose `model_index.json` names a pipeline this program runs.
+    fn read(path: &Path) -> Result<Self> {
+        let file = path.join("model_index.json");
+        if !file.is_file() {
+            let message = "not a model folder: it has no model_index.json".to_owned();
+            return Err(Error::model(path, message));
+        }
+        let index: Self = read_json(&file)?;
+        if PIPELINES.contains(&index.class_name.as_str()) {
+            return Ok(index);
+        }
+        let class = &index.class_name;
+        Err(Error::model(file, format!("a {class:?} cannot be run; these can: {}", PIPELINES.join(", "))))
     }
-    let Index { class_name } = read_json(&file)?;
-    if class_name == "StableDiffusionPipeline" {
-        return Ok(());
+
+    fn is_xl(&self) -> bool {
+        self.class_name.contains("XL")
     }
-    Err(Error::model(file, format!("a {class_name:?} cannot be run; a StableDiffusionPipeline can")))
+
+    fn texts(&self) -> Vec<([&'static str; 2], Reading)> {
+        let second = self.text_encoder_2.as_ref().is_some_and(|[_, class]| class.is_some());
+        match (self.is_xl(), second) {
+            (true, true) => vec![(FIRST, Reading::XL_FIRST), (SECOND, Reading::XL_SECOND)],
+            _ => vec![(FIRST, Reading::LAST)],
+        }
+    }
+
+    fn zeros_for_empty(&self) -> bool {
+        self.force_zeros_for_empty_prompt.unwrap_or(self.is_xl())
+    }
 }
 
 /// The fields of `scheduler_config.json` that describe the forward process.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct SchedulerConfig {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+    timestep_spacing: String,
     beta_start: f64,
     beta_end: f64,
     beta_schedule: String,
@@ -86,6 +139,8 @@ struct SchedulerConfig {
 impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
+            class_name: String::new(),
+            timestep_spacing: String::new(),
             beta_start: 1e-4,
             beta_end: 0.02,
             beta_schedule: "linear".into(),
@@ -98,6 +153,16 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
+    /// Told by the scheduler that the model is shipped with, else by the model's name.
+    fn distilled(&self, model: &Path) -> Distilled {
+        let few_steps = self.class_name.starts_with("Euler") && self.timestep_spacing == "trailing";
+        match self.class_name.as_str() {
+            "LCMScheduler" => Distilled::Consistency,
+            _ if few_steps && !self.rescale_betas_zero_snr => Distilled::Adversarial,
+            _ => Distilled::by_name(&super::name(model)),
+        }
+    }
+
     fn schedule(&self, model: &Path) -> Result<NoiseSchedule> {
         let file = || model.join("scheduler/scheduler_config.json");
         if self.trained_betas.is_some() {

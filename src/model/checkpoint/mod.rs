@@ -2,6 +2,7 @@
 
 mod companion;
 mod controlnets;
+mod defaults;
 mod file;
 mod find;
 mod folder;
@@ -11,18 +12,19 @@ mod weights;
 
 pub use companion::Companion;
 pub use controlnets::{ControlNets, LoadedControlNet};
+pub use defaults::Defaults;
 pub(crate) use file::{read_file, read_json, without_mark};
 pub use find::find;
 
 use super::clip::ClipTextModel;
 use super::codec::{Codec, Decoder};
-use super::tokenizer::Tokenizer;
+use super::text_encoder::TextEncoder;
 use super::unet::UNet2DConditionModel;
 use crate::Result;
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::NoiseSchedule;
 use candle_core::{DType, Device, Tensor};
-use parts::Parts;
+use parts::{Parts, TextParts};
 use std::path::Path;
 
 /// A loaded model: everything that the pipeline joins.
@@ -32,10 +34,10 @@ pub struct Model {
     pub name: String,
     /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own.
     pub hash: String,
-    /// Prompts to ids.
-    pub tokenizer: Tokenizer,
-    /// Ids to states.
-    pub text_encoder: ClipTextModel,
+    /// Prompts to states: one encoder, or two whose states stand side by side, of which the last gives the vector.
+    pub text: Vec<TextEncoder>,
+    /// Whether an empty negative prompt is told as zeros instead of being read (SDXL).
+    pub zeros_for_empty: bool,
     /// The noise-prediction network.
     pub unet: UNet2DConditionModel,
     /// Latents to pictures and back.
@@ -50,32 +52,31 @@ pub struct Model {
     pub defaults: Defaults,
 }
 
-/// A model's own defaults.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Defaults {
-    /// Guidance scale.
-    pub guidance: f64,
-}
-
 impl Model {
     /// Loads a diffusers folder, or a single file in the names of the original Stable Diffusion, weights as `dtype`. An
     /// unusable one is an [`crate::Error::Model`] that names the file and, where one is at fault, the tensor with its
     /// expected and found shape.
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
-        let Parts { tokenizer, text, unet, codec, schedule, prediction } = parts;
+        let Parts { text, unet, codec, schedule, prediction, defaults, zeros_for_empty } = parts;
+        let all = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).collect();
         let networks = || -> Result<_> {
-            let text_encoder = text.1.build(dtype, device, |vb| ClipTextModel::new(&text.0, vb))?;
+            let texts =
+                text.iter().map(|text| text.weights.build(dtype, device, |vb| ClipTextModel::new(&text.config, vb)));
+            let texts = texts.collect::<Result<Vec<_>>>()?;
             let unet = unet.1.build(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
-            Ok((text_encoder, unet, codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?))
+            Ok((texts, unet, codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?))
         };
         let companion = Companion::find(path, &codec.0, dtype, device)?;
-        let (hash, networks) = rayon::join(|| weights::hash([&text.1, &unet.1, &codec.1]), networks);
-        let (text_encoder, unet, codec) = networks?;
-        // Of 3 and 5, small models of icons are recognised more often at 5; 7.5 is what Stable Diffusion is used with.
-        let defaults = Defaults { guidance: if unet.config().sample_size <= 16 { 5.0 } else { 7.5 } };
-        let name = name(path);
-        Ok(Self { name, hash, tokenizer, text_encoder, unet, codec, companion, schedule, prediction, defaults })
+        let (hash, networks) = rayon::join(|| weights::hash(all), networks);
+        let (texts, unet, codec) = networks?;
+        let text = text.into_iter().zip(texts).map(|(TextParts { tokenizer, reading, .. }, network)| TextEncoder {
+            tokenizer,
+            network,
+            reading,
+        });
+        let (name, text) = (name(path), text.collect());
+        Ok(Self { name, hash, text, zeros_for_empty, unet, codec, companion, schedule, prediction, defaults })
     }
 
     /// Whether [`Decoder::Tiny`] can be asked for.

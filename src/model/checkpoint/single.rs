@@ -5,13 +5,15 @@ mod kind;
 mod names;
 mod shapes;
 
-use super::parts::{Parts, Source};
+use super::defaults::{Defaults, Distilled};
+use super::parts::{Parts, Source, TextParts};
 use super::weights::{Part, Weights};
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::{Betas, NoiseSchedule};
+use crate::model::clip::ClipTextConfig;
 use crate::model::tokenizer::{Padding, Tokenizer};
 use crate::{Error, Result};
-use kind::Family;
+use kind::{Clip, Family, TextKind};
 pub(super) use shapes::controlnet as controlnet_config;
 use std::borrow::Cow;
 use std::path::Path;
@@ -24,27 +26,37 @@ const CONTROLNET: &str = "control_model.";
 /// instead of the file's own.
 pub(super) fn read(path: &Path) -> Result<Parts> {
     let file = Weights::read_file(path.to_owned())?;
-    let family = kind::recognise(&file).map_err(|message| Error::model(path, message))?;
-    let text_weights = text(&file, family);
+    let unusable = |message: String| Error::model(path, message);
+    let family = kind::recognise(&file).map_err(unusable)?;
+    let texts = family.texts().into_iter().map(|kind| text(&file, kind)).collect::<Result<Vec<_>, _>>();
+    let texts = texts.map_err(unusable)?;
     let unet_weights = unet(&file);
     let (codec_source, codec_weights) = vae(path, &file)?;
 
-    let unshaped = |message: String| Error::model(path, message);
-    let text = shapes::text(&text_weights, family).map_err(unshaped)?;
-    let unet = shapes::unet(&unet_weights, family).map_err(unshaped)?;
-    let codec = shapes::vae(&codec_weights).map_err(|message| Error::model(codec_source, message))?;
-    Source::File(path).check(&text, &unet, &codec)?;
-    let padding = if family == Family::V1 { Padding::End } else { Padding::Zero };
-    let tokenizer = Tokenizer::clip(padding, text.max_position_embeddings)?;
-    Source::File(path).check_vocabulary(&tokenizer, &text)?;
+    let unet = shapes::unet(&unet_weights, family).map_err(unusable)?;
+    let codec = shapes::vae(&codec_weights, family).map_err(|message| Error::model(codec_source, message))?;
+    let described: Vec<_> = texts.iter().map(|(_, config, _)| ("text_encoder", config)).collect();
+    Source::File(path).check(&described, &unet, &codec)?;
     Ok(Parts {
-        tokenizer,
-        text: (text, text_weights),
+        text: texts
+            .into_iter()
+            .map(|(kind, config, weights)| parts(path, kind, config, weights))
+            .collect::<Result<_>>()?,
         prediction: prediction(&file, &unet_weights, family),
+        defaults: Defaults::new(&unet, Distilled::by_name(&super::name(path))),
         unet: (unet, unet_weights),
         codec: (codec, codec_weights),
         schedule: schedule(&file)?,
+        zeros_for_empty: family == Family::Xl,
     })
+}
+
+/// A text encoder with the vocabulary that its kind has.
+fn parts(path: &Path, kind: TextKind, config: ClipTextConfig, weights: Weights) -> Result<TextParts> {
+    let padding = if kind.clip == Clip::OpenAi { Padding::End } else { Padding::Zero };
+    let tokenizer = Tokenizer::clip(padding, config.max_position_embeddings)?;
+    Source::File(path).check_vocabulary("tokenizer", &tokenizer, &config)?;
+    Ok(TextParts { tokenizer, config, weights, reading: kind.reading })
 }
 
 /// The forward process of Stable Diffusion, ending in pure noise where the file says so as ComfyUI's users mark it.
@@ -87,13 +99,13 @@ pub(super) fn controlnet(file: &Weights) -> Weights {
     })
 }
 
-fn text(file: &Weights, family: Family) -> Weights {
-    let prefix = family.text_prefix();
-    file.renamed(|name| match (name.strip_prefix(prefix), family) {
+fn text(file: &Weights, kind: TextKind) -> Result<(TextKind, ClipTextConfig, Weights), String> {
+    let weights = file.renamed(|name| match (name.strip_prefix(kind.prefix), kind.clip) {
         (None, _) => Vec::new(),
-        (Some(name), Family::V1) => one(Some(name.to_owned())),
-        (Some(name), Family::V2) => names::open_clip(name),
-    })
+        (Some(name), Clip::OpenAi) => one(Some(name.to_owned())),
+        (Some(name), Clip::OpenClip) => names::open_clip(name),
+    });
+    Ok((kind, shapes::text(&weights, kind)?, weights))
 }
 
 /// The autoencoder's weights, and the file that they are from.

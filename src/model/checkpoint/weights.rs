@@ -229,7 +229,7 @@ impl SimpleBackend for Weights {
 
 /// The first ten digits of a SHA-256: of the file where there is one, as other programs name models, else over the
 /// digests of all files, each of which is computed on a core of its own.
-pub(super) fn hash<const N: usize>(parts: [&Weights; N]) -> String {
+pub(super) fn hash(parts: Vec<&Weights>) -> String {
     use rayon::prelude::*;
     let mut files: Vec<&WeightFile> = Vec::new();
     for file in parts.iter().flat_map(|weights| weights.files.iter()) {

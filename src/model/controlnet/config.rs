@@ -137,7 +137,11 @@ mod tests {
         let config = read(stable_diffusion()).unwrap();
         let base = UNetConfig { cross_attention_dim: 768, ..UNetConfig::default() };
         for (unet, factor, expected) in [
-            (UNetConfig { cross_attention_dim: 1024, ..base.clone() }, 8, "cross_attention_dim is 768, the model's 1024"),
+            (
+                UNetConfig { cross_attention_dim: 1024, ..base.clone() },
+                8,
+                "cross_attention_dim is 768, the model's 1024",
+            ),
             (UNetConfig { out_channels: 12, ..base.clone() }, 8, "in_channels is 4, the model's 12"),
             (UNetConfig { block_out_channels: vec![32, 64], ..base.clone() }, 8, "1280], the model's [32, 64]"),
             (UNetConfig { layers_per_block: 3, ..base.clone() }, 8, "layers_per_block is 2, the model's 3"),

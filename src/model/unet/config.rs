@@ -61,6 +61,8 @@ pub enum UpBlockType {
 pub enum AdditionEmbedType {
     /// The text states, pooled.
     Text,
+    /// A pooled text and the sizes of the picture: SDXL (Podell et al., arXiv:2307.01952, section 2.2).
+    TextTime,
 }
 
 /// Sizes of a `UNet2DConditionModel`.
@@ -101,8 +103,15 @@ pub struct UNetConfig {
     pub cross_attention_dim: usize,
     /// What is added to the time embedding; nothing in most models.
     pub addition_embed_type: Option<AdditionEmbedType>,
-    /// Attention heads of the pooling that makes it.
+    /// Attention heads of the pooling that makes it, for [`AdditionEmbedType::Text`].
     pub addition_embed_type_num_heads: usize,
+    /// Channels of each size's sinusoids, for [`AdditionEmbedType::TextTime`].
+    pub addition_time_embed_dim: Option<usize>,
+    /// Channels of pooled text and sizes together, likewise.
+    pub projection_class_embeddings_input_dim: Option<usize>,
+    /// Channels of the guidance scale's sinusoids, in models that were distilled to know it (Meng et al.,
+    /// arXiv:2210.03142; latent consistency models).
+    pub time_cond_proj_dim: Option<usize>,
     /// Number of attention heads per block: diffusers' name for it is a historic slip that checkpoints keep.
     pub attention_head_dim: PerBlock,
     /// Transformer layers per transformer.
@@ -131,6 +140,9 @@ impl Default for UNetConfig {
             cross_attention_dim: 1280,
             addition_embed_type: None,
             addition_embed_type_num_heads: 64,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
+            time_cond_proj_dim: None,
             attention_head_dim: PerBlock::All(8),
             transformer_layers_per_block: PerBlock::All(1),
             use_linear_projection: false,
@@ -138,10 +150,59 @@ impl Default for UNetConfig {
     }
 }
 
+/// The numbers that say a picture's sizes to an SDXL U-Net: original height and width, top and left of the crop, height
+/// and width of the target.
+pub(super) const SIZES: usize = 6;
+
+/// What stands beside the noisy latents in a U-Net's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing: text to picture.
+    Nothing,
+    /// One channel of mask, 1 where to paint, and the latents of the picture without that part: models made for
+    /// inpainting (Rombach et al., arXiv:2112.10752, section 4.5).
+    MaskAndPicture,
+    /// The latents of the picture to be edited: InstructPix2Pix (Brooks et al., arXiv:2211.09800).
+    Picture,
+}
+
 impl UNetConfig {
+    /// What stands beside the latents, told from the channels; none where these fit nothing known.
+    pub fn beside(&self) -> Option<Beside> {
+        match self.in_channels.checked_sub(self.out_channels) {
+            Some(0) => Some(Beside::Nothing),
+            Some(extra) if extra == self.out_channels + 1 => Some(Beside::MaskAndPicture),
+            Some(extra) if extra == self.out_channels => Some(Beside::Picture),
+            _ => None,
+        }
+    }
+
+    /// Channels of the skip connections, in the order of the way down.
+    pub(in crate::model) fn skips(&self) -> Vec<usize> {
+        let channels = &self.block_out_channels;
+        let mut skips = vec![channels[0]];
+        for (level, &width) in channels.iter().enumerate() {
+            let downsampled = usize::from(level + 1 < channels.len());
+            skips.extend(std::iter::repeat_n(width, self.layers_per_block + downsampled));
+        }
+        skips
+    }
+
     /// Channels of the time embedding that the residual blocks see.
     pub(super) fn time_channels(&self) -> usize {
         4 * self.block_out_channels[0]
+    }
+
+    /// For [`AdditionEmbedType::TextTime`]: the channels of the pooled text, and of each size's sinusoids.
+    pub fn added_channels(&self) -> Result<(usize, usize), String> {
+        let (size, whole) = (self.addition_time_embed_dim, self.projection_class_embeddings_input_dim);
+        let (Some(size), Some(whole)) = (size, whole) else {
+            return Err("text_time needs addition_time_embed_dim and projection_class_embeddings_input_dim".into());
+        };
+        let pooled = size.checked_mul(SIZES).and_then(|sizes| whole.checked_sub(sizes)).filter(|&n| n > 0 && size > 0);
+        let message =
+            || format!("{whole} channels of projection_class_embeddings_input_dim do not hold {SIZES} x {size}");
+        pooled.map(|pooled| (pooled, size)).ok_or_else(message)
     }
 
     /// What is wrong with these sizes, if anything.
@@ -168,12 +229,20 @@ impl UNetConfig {
         if let Some((name, value)) = per_block.iter().find(|(_, value)| !value.covers(levels)) {
             return Err(format!("{name} must be a number from 1 or a list of {levels}, not {value:?}"));
         }
-        let (width, heads) = (self.cross_attention_dim, self.addition_embed_type_num_heads);
-        if self.addition_embed_type.is_some() && (heads == 0 || !width.is_multiple_of(heads)) {
-            return Err(format!("addition_embed_type_num_heads {heads} does not divide cross_attention_dim {width}"));
-        }
+        self.check_added()?;
         self.check_channels()?;
         self.check_time_frequencies()
+    }
+
+    fn check_added(&self) -> Result<(), String> {
+        let (width, heads) = (self.cross_attention_dim, self.addition_embed_type_num_heads);
+        match self.addition_embed_type {
+            Some(AdditionEmbedType::Text) if heads == 0 || !width.is_multiple_of(heads) => {
+                Err(format!("addition_embed_type_num_heads {heads} does not divide cross_attention_dim {width}"))
+            }
+            Some(AdditionEmbedType::TextTime) => self.added_channels().map(drop),
+            _ => Ok(()),
+        }
     }
 
     fn check_channels(&self) -> Result<(), String> {

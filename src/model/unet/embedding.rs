@@ -1,35 +1,118 @@
-//! Times to vectors: sinusoids (Vaswani et al. 2017, section 3.5), then two linear layers (Ho et al. 2020, appendix B).
+//! Numbers to vectors: sinusoids (Vaswani et al. 2017, section 3.5), then two linear layers (Ho et al. 2020, appendix B).
+//! Times are such numbers, and in SDXL the sizes of the picture.
 
-use super::config::UNetConfig;
+use super::Added;
+use super::config::{SIZES, UNetConfig};
 use crate::Result;
 use crate::kernels;
 use crate::model::layers::Linear;
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Error, Tensor};
 use candle_nn::VarBuilder;
 
 /// What residual blocks see of the time.
 #[derive(Debug)]
 pub(super) struct TimeEmbedding {
     sinusoids: Sinusoids,
-    linear_1: Linear,
-    linear_2: Linear,
+    /// In models that were distilled to know the guidance scale.
+    guidance: Option<GuidanceEmbedding>,
+    layers: TwoLayers,
 }
 
 impl TimeEmbedding {
     pub(super) fn new(c: &UNetConfig, vb: &VarBuilder) -> Result<Self> {
-        let (width, channels) = (c.block_out_channels[0], c.time_channels());
+        let width = c.block_out_channels[0];
+        let guidance = |channels| GuidanceEmbedding::new(channels, width, vb);
         Ok(Self {
             sinusoids: Sinusoids { width, cosines_first: c.flip_sin_to_cos, freq_shift: c.freq_shift },
-            linear_1: Linear::new(width, channels, &vb.pp("linear_1"))?,
-            linear_2: Linear::new(channels, channels, &vb.pp("linear_2"))?,
+            guidance: c.time_cond_proj_dim.map(guidance).transpose()?,
+            layers: TwoLayers::new(width, c.time_channels(), vb)?,
         })
     }
 
-    /// Times (B,) to (B, E) in `dtype`.
-    pub(super) fn forward(&self, t: &Tensor, dtype: DType) -> Result<Tensor> {
-        let sinusoids = self.sinusoids.forward(t)?.to_dtype(dtype)?;
-        let hidden = kernels::silu(&self.linear_1.forward(&sinusoids)?)?;
-        self.linear_2.forward(&hidden)
+    /// Times (B,) and, where the model knows it, a guidance scale to (B, E) in `dtype`.
+    pub(super) fn forward(&self, t: &Tensor, guidance: Option<f64>, dtype: DType) -> Result<Tensor> {
+        let mut sinusoids = self.sinusoids.forward(t)?.to_dtype(dtype)?;
+        if let Some((embedding, scale)) = self.guidance.as_ref().zip(guidance) {
+            sinusoids = sinusoids.broadcast_add(&embedding.forward(scale, t, dtype)?)?;
+        }
+        self.layers.forward(&sinusoids)
+    }
+}
+
+/// The guidance scale as a shift of the time's sinusoids (Meng et al., arXiv:2210.03142), in the form of latent
+/// consistency models (Luo et al., arXiv:2310.04378): sinusoids of `1000 (scale - 1)` through a linear layer.
+#[derive(Debug)]
+struct GuidanceEmbedding {
+    sinusoids: Sinusoids,
+    cond_proj: Linear,
+}
+
+impl GuidanceEmbedding {
+    fn new(channels: usize, width: usize, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self {
+            sinusoids: Sinusoids { width: channels, cosines_first: false, freq_shift: 1.0 },
+            cond_proj: Linear::without_bias(channels, width, &vb.pp("cond_proj"))?,
+        })
+    }
+
+    /// (1, width) in `dtype`, on the device of `like`.
+    fn forward(&self, scale: f64, like: &Tensor, dtype: DType) -> Result<Tensor> {
+        let number = Tensor::new(&[(1000.0 * (scale - 1.0)) as f32], like.device())?;
+        self.cond_proj.forward(&self.sinusoids.forward(&number)?.to_dtype(dtype)?)
+    }
+}
+
+/// SDXL's addition to the time embedding: the pooled text and the sinusoids of six sizes (Podell et al.,
+/// arXiv:2307.01952, section 2.2).
+#[derive(Debug)]
+pub(super) struct TextTimeEmbedding {
+    sinusoids: Sinusoids,
+    pooled: usize,
+    layers: TwoLayers,
+}
+
+impl TextTimeEmbedding {
+    pub(super) fn new(c: &UNetConfig, vb: &VarBuilder) -> Result<Self> {
+        let (pooled, width) = c.added_channels().map_err(candle_core::Error::Msg)?;
+        let sinusoids = Sinusoids { width, cosines_first: c.flip_sin_to_cos, freq_shift: c.freq_shift };
+        let layers = TwoLayers::new(pooled + SIZES * width, c.time_channels(), vb)?;
+        Ok(Self { sinusoids, pooled, layers })
+    }
+
+    /// To (B, E), to be added to the time embedding.
+    pub(super) fn forward(&self, added: &Added, dtype: DType) -> Result<Tensor> {
+        let ((batch, pooled), (rows, sizes)) = (added.pooled.dims2()?, added.sizes.dims2()?);
+        if pooled != self.pooled || rows != batch || sizes != SIZES {
+            let (found, shape) = (added.pooled.shape(), added.sizes.shape());
+            let expected = self.pooled;
+            return Err(Error::Msg(format!(
+                "U-Net: pooled text {found:?} and sizes {shape:?} do not fit {expected} channels and {SIZES} sizes"
+            ))
+            .into());
+        }
+        let sizes = self.sinusoids.forward(&added.sizes.flatten_all()?)?.reshape((batch, ()))?;
+        let both = Tensor::cat(&[&added.pooled.to_dtype(dtype)?, &sizes.to_dtype(dtype)?], D::Minus1)?;
+        self.layers.forward(&both)
+    }
+}
+
+/// linear_2(silu(linear_1(x))).
+#[derive(Debug)]
+struct TwoLayers {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TwoLayers {
+    fn new(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self {
+            linear_1: Linear::new(inputs, outputs, &vb.pp("linear_1"))?,
+            linear_2: Linear::new(outputs, outputs, &vb.pp("linear_2"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.linear_2.forward(&kernels::silu(&self.linear_1.forward(x)?)?)
     }
 }
 

@@ -6,27 +6,89 @@ mod embedding;
 mod supported;
 mod text_embedding;
 mod transformer;
+mod trunk;
 
-pub use config::{AdditionEmbedType, DownBlockType, PerBlock, UNetConfig, UpBlockType};
+pub use config::{AdditionEmbedType, Beside, DownBlockType, PerBlock, UNetConfig, UpBlockType};
 
-use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
+pub(in crate::model) use blocks::Conditions;
+pub(in crate::model) use trunk::Trunk;
+
+use super::layers::{Conv2d, GroupNorm, to_channels_first};
 use crate::Result;
-use crate::kernels;
-use blocks::{Conditions, DownBlock, MidBlock, UpBlock};
+use blocks::UpBlock;
 use candle_core::{Tensor, bail};
 use candle_nn::VarBuilder;
-use embedding::TimeEmbedding;
-use text_embedding::TextEmbedding;
+
+/// What the U-Net is told besides noisy latents and the time; one row per sample.
+#[derive(Debug, Clone)]
+pub struct Conditioning {
+    /// Text states, (B, S, D).
+    pub context: Tensor,
+    /// What SDXL adds to the time embedding.
+    pub added: Option<Added>,
+    /// The guidance scale, for models that were distilled to know it; others do not hear of it.
+    pub guidance: Option<f64>,
+    /// What ControlNets add.
+    pub residuals: Option<Residuals>,
+}
+
+/// What ControlNets add on the way through a U-Net (Zhang et al., arXiv:2302.05543, section 3.2). Channels-last.
+#[derive(Debug, Clone)]
+pub struct Residuals {
+    /// To each skip connection, in the order of the way down, (B, h, w, C).
+    pub skips: Vec<Tensor>,
+    /// To what comes from the middle.
+    pub middle: Tensor,
+}
+
+impl Residuals {
+    /// These times `weight`.
+    pub fn scaled(&self, weight: f64) -> Result<Self> {
+        let skips = self.skips.iter().map(|skip| Ok((skip * weight)?)).collect::<Result<_>>()?;
+        Ok(Self { skips, middle: (&self.middle * weight)? })
+    }
+
+    /// The sum of these and those of another net for the same U-Net.
+    pub fn plus(&self, other: &Self) -> Result<Self> {
+        let mut skips = self.skips.clone();
+        other.add_to(&mut skips)?;
+        Ok(Self { skips, middle: (&self.middle + &other.middle)? })
+    }
+
+    fn add_to(&self, skips: &mut [Tensor]) -> Result<()> {
+        if skips.len() != self.skips.len() {
+            let (found, expected) = (self.skips.len(), skips.len());
+            let message = format!("U-Net: {found} residuals for {expected} skip connections");
+            return Err(candle_core::Error::Msg(message).into());
+        }
+        for (skip, residual) in skips.iter_mut().zip(&self.skips) {
+            *skip = (&*skip + residual)?;
+        }
+        Ok(())
+    }
+}
+
+/// The whole text as one vector, and the sizes of the picture (Podell et al., arXiv:2307.01952, section 2.2).
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// (B, P).
+    pub pooled: Tensor,
+    /// Original height and width, top and left of the crop, height and width of the target, in pixels: (B, 6), f32.
+    pub sizes: Tensor,
+}
+
+impl Conditioning {
+    /// Text states alone, (B, S, D): all that Stable Diffusion 1 and 2 are told.
+    pub fn text(context: &Tensor) -> Self {
+        Self { context: context.clone(), added: None, guidance: None, residuals: None }
+    }
+}
 
 /// The U-Net. Channels-last inside, (B, C, H, W) outside.
 #[derive(Debug)]
 pub struct UNet2DConditionModel {
     config: UNetConfig,
-    conv_in: Conv2d,
-    time_embedding: TimeEmbedding,
-    add_embedding: Option<TextEmbedding>,
-    down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
+    trunk: Trunk,
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
@@ -36,21 +98,10 @@ impl UNet2DConditionModel {
     /// Reads all parameters. Sizes that do not fit each other are an error here, not a panic later.
     pub fn new(config: &UNetConfig, vb: &VarBuilder) -> Result<Self> {
         config.check().map_err(|message| candle_core::Error::Msg(format!("U-Net configuration: {message}")))?;
-        let channels = &config.block_out_channels;
-        let finest = channels[0];
-        let down = vb.pp("down_blocks");
-        let inputs = |level: usize| if level == 0 { finest } else { channels[level - 1] };
-        let down_block = |level| DownBlock::new(config, level, inputs(level), &down.pp(level));
+        let finest = config.block_out_channels[0];
         Ok(Self {
             config: config.clone(),
-            conv_in: Conv2d::same3x3(config.in_channels, finest, &vb.pp("conv_in"))?,
-            time_embedding: TimeEmbedding::new(config, &vb.pp("time_embedding"))?,
-            add_embedding: config
-                .addition_embed_type
-                .map(|AdditionEmbedType::Text| TextEmbedding::new(config, &vb.pp("add_embedding")))
-                .transpose()?,
-            down_blocks: (0..channels.len()).map(down_block).collect::<Result<_>>()?,
-            mid_block: MidBlock::new(config, &vb.pp("mid_block"))?,
+            trunk: Trunk::new(config, true, vb)?,
             up_blocks: up_blocks(config, &vb.pp("up_blocks"))?,
             conv_norm_out: GroupNorm::new(config.norm_num_groups, finest, config.norm_eps, &vb.pp("conv_norm_out"))?,
             conv_out: Conv2d::same3x3(finest, config.out_channels, &vb.pp("conv_out"))?,
@@ -62,25 +113,19 @@ impl UNet2DConditionModel {
         &self.config
     }
 
-    /// Noisy latents (B, C, H, W), one time per sample (B,), fractional ones too, and text states (B, S, D) to the
-    /// prediction (B, C', H, W). Any H and W will do; shapes that do not fit each other are an error.
-    pub fn forward(&self, x: &Tensor, t: &Tensor, context: &Tensor) -> Result<Tensor> {
-        self.check_shapes(x, t, context)?;
-        let mut time = self.time_embedding.forward(t, x.dtype())?;
-        if let Some(text) = &self.add_embedding {
-            time = (time + text.forward(context)?)?;
+    /// Noisy latents (B, C, H, W), one time per sample (B,), fractional ones too, and what else is known of the picture
+    /// to the prediction (B, C', H, W). Any H and W will do; shapes that do not fit each other are an error.
+    pub fn forward(&self, x: &Tensor, t: &Tensor, given: &Conditioning) -> Result<Tensor> {
+        self.check_shapes(x, t, &given.context)?;
+        let time = self.trunk.time(t, given, x.dtype())?;
+        let blocks = Conditions { time: &time, context: &given.context };
+        let (mut x, mut skips) = self.trunk.forward(x, None, blocks)?;
+        if let Some(residuals) = &given.residuals {
+            residuals.add_to(&mut skips)?;
+            x = (x + &residuals.middle)?;
         }
-        // Every block's projection begins with the SiLU: once is enough.
-        let time = kernels::silu(&time)?;
-        let given = Conditions { time: &time, context };
-        let mut x = self.conv_in.forward(&to_channels_last(x)?)?;
-        let mut skips = vec![x.clone()];
-        for block in &self.down_blocks {
-            x = block.forward(x, given, &mut skips)?;
-        }
-        x = self.mid_block.forward(&x, given)?;
         for block in &self.up_blocks {
-            x = block.forward(x, given, &mut skips)?;
+            x = block.forward(x, blocks, &mut skips)?;
         }
         to_channels_first(&self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)?)
     }
@@ -103,12 +148,7 @@ impl UNet2DConditionModel {
 
 /// The way up mirrors the way down: each residual block takes one of the skip connections, latest first.
 fn up_blocks(config: &UNetConfig, vb: &VarBuilder) -> Result<Vec<UpBlock>> {
-    let channels = &config.block_out_channels;
-    let mut skips = vec![channels[0]];
-    for (level, &width) in channels.iter().enumerate() {
-        let downsampled = usize::from(level + 1 < channels.len());
-        skips.extend(std::iter::repeat_n(width, config.layers_per_block + downsampled));
-    }
+    let (channels, mut skips) = (&config.block_out_channels, config.skips());
     let mut inputs = channels[channels.len() - 1];
     let block = |index: usize| -> Result<UpBlock> {
         let taken: Vec<usize> = skips.drain(skips.len() - config.layers_per_block - 1..).rev().collect();

@@ -4,10 +4,10 @@ use serde_json::{Map, Value};
 
 /// Fields with the values that this crate builds, as JSON writes them. A field that is not there has diffusers' default,
 /// which is the first of its values.
-const BUILT: [(&str, &[&str]); 28] = [
+const BUILT: [(&str, &[&str]); 27] = [
     ("_class_name", &[r#""UNet2DConditionModel""#]),
     ("act_fn", &[r#""silu""#, r#""swish""#]),
-    ("addition_embed_type", &["null", r#""text""#]),
+    ("addition_embed_type", &["null", r#""text""#, r#""text_time""#]),
     ("attention_type", &[r#""default""#]),
     ("center_input_sample", &["false"]),
     ("class_embed_type", &["null"]),
@@ -28,7 +28,6 @@ const BUILT: [(&str, &[&str]); 28] = [
     ("resnet_skip_time_act", &["false"]),
     ("resnet_time_scale_shift", &[r#""default""#]),
     ("reverse_transformer_layers_per_block", &["null"]),
-    ("time_cond_proj_dim", &["null"]),
     ("time_embedding_act_fn", &["null"]),
     ("time_embedding_dim", &["null"]),
     ("time_embedding_type", &[r#""positional""#]),

@@ -19,8 +19,7 @@ const SETTINGS: [&str; 9] =
 const PICTURE: [&str; 7] =
     ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend"];
 /// Fields that lie under "Advanced: control".
-const CONTROL: [&str; 5] =
-    ["control", "control_preprocessor", "control_image", "control_image_2", "control_image_3"];
+const CONTROL: [&str; 5] = ["control", "control_preprocessor", "control_image", "control_image_2", "control_image_3"];
 /// Shapes to choose from: a name, and width to height.
 const SHAPES: [(&str, f64); 5] =
     [("Square", 1.0), ("4 : 3", 4.0 / 3.0), ("3 : 4", 0.75), ("16 : 9", 16.0 / 9.0), ("9 : 16", 9.0 / 16.0)];
@@ -142,7 +141,11 @@ impl Make<'_> {
 
     /// The fields of the pictures that nets follow, with what to call them.
     fn control_images(&self) -> [(&'static str, &'static str); 3] {
-        [("control_image", "Picture for the first net"), ("control_image_2", "for the second"), ("control_image_3", "for the third")]
+        [
+            ("control_image", "Picture for the first net"),
+            ("control_image_2", "for the second"),
+            ("control_image_3", "for the third"),
+        ]
     }
 
     fn nets(&self) -> Vec<String> {
@@ -166,16 +169,7 @@ mod tests {
 
     #[test]
     fn shapes_can_be_drawn_and_keep_the_area() {
-        let facts = Facts {
-            name: "model".into(),
-            multiple_of: 8,
-            width: 512,
-            height: 512,
-            steps: 20,
-            guidance: 7.5,
-            times: 1000,
-            ..Facts::default()
-        };
+        let facts = Facts::plain("model", (512, 512), 8);
         let sizes: Vec<(usize, usize)> =
             SHAPES.iter().map(|(name, ratio)| shape(&facts, name, *ratio)).map(|s| (s.width, s.height)).collect();
         assert_eq!(sizes, [(512, 512), (592, 440), (440, 592), (680, 384), (384, 680)]);

@@ -129,7 +129,9 @@ async fn take_files(app: &App, form: &mut GenerateRequest, start: Option<Id>, jo
         let mut taken = job.map(|job| jobs.uploads(&job)).transpose()?.unwrap_or_default();
         if let Some(start) = start {
             taken.remove("mask");
-            taken.extend(jobs.image(&start)?.map(|_| jobs.picture(&start)).transpose()?.map(|image| ("image".into(), image)));
+            taken.extend(
+                jobs.image(&start)?.map(|_| jobs.picture(&start)).transpose()?.map(|image| ("image".into(), image)),
+            );
         }
         Ok(taken)
     };
@@ -145,7 +147,8 @@ fn put_in(form: &mut GenerateRequest, taken: Uploads) {
         "image" | "mask" => !has_picture,
         _ => has_nets,
     };
-    let taken: Vec<_> = taken.into_iter().filter(|(field, _)| wanted(field) && !sent.contains(&field.as_str())).collect();
+    let taken: Vec<_> =
+        taken.into_iter().filter(|(field, _)| wanted(field) && !sent.contains(&field.as_str())).collect();
     for (field, bytes) in taken {
         form.set_file(&field, bytes);
     }

@@ -5,6 +5,7 @@ use super::{TEXT, UNET, VAE, latents, numbers, with_header};
 use candle_core::{DType, Device, Tensor};
 use limner::diffusion::denoiser::Prediction;
 use limner::model::checkpoint::Model;
+use limner::model::unet::Conditioning;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -161,9 +162,9 @@ fn refusal(tiny: &Tiny, name: &str) -> String {
 /// Text states, one call of the U-Net, a decoded and an encoded picture.
 fn outputs(model: &Model) -> Vec<Vec<f32>> {
     let ids = Tensor::new(&[[49406u32, 320, 5, 77, 49407, 49407]], &Device::Cpu).unwrap();
-    let states = model.text_encoder.forward(&ids).unwrap();
+    let states = model.text[0].network.forward(&ids).unwrap();
     let time = Tensor::new(&[411.5f32], &Device::Cpu).unwrap();
-    let prediction = model.unet.forward(&latents(), &time, &states).unwrap();
+    let prediction = model.unet.forward(&latents(), &time, &Conditioning::text(&states)).unwrap();
     let picture = model.codec.decode(&latents()).unwrap();
     let again = model.codec.encode(&picture).unwrap();
     [states, prediction, picture, again].iter().map(numbers).collect()
@@ -178,9 +179,9 @@ fn a_single_file_draws_bit_for_bit_what_its_folder_draws() {
         assert_eq!(outputs(&one), outputs(&folder), "version {version}");
         assert_eq!((one.name.as_str(), one.prediction), ("one", Prediction::Epsilon));
         assert_eq!(one.schedule.sigma_max(), folder.schedule.sigma_max());
-        assert_eq!(one.tokenizer.vocabulary_size(), 49408);
+        assert_eq!(one.text[0].tokenizer.vocabulary_size(), 49408);
         let pad = if version == 1 { 49407 } else { 0 };
-        assert_eq!(one.tokenizer.framed(&[320])[..4], [49406, 320, 49407, pad]);
+        assert_eq!(one.text[0].tokenizer.framed(&[320])[..4], [49406, 320, 49407, pad]);
     }
 }
 
@@ -312,7 +313,7 @@ fn what_is_wrong_with_a_tensor_is_said_by_its_name_in_the_file() {
         ("first_stage_model.decoder.conv_in.weight", None, "the file has no autoencoder"),
         ("first_stage_model.encoder.conv_in.weight", None, "encoder.conv_in.weight in diffusers is missing"),
         ("model.diffusion_model.input_blocks.0.0.weight", zeros(&[64]), "has the shape [64]"),
-        ("model.diffusion_model.input_blocks.0.0.weight", zeros(&[64, 9, 3, 3]), "9 input and 4 output channels"),
+        ("model.diffusion_model.input_blocks.0.0.weight", zeros(&[64, 6, 3, 3]), "6 input and 4 output channels"),
         ("cond_stage_model.model.token_embedding.weight", zeros(&[100, 64]), "ids up to 49407, but the text encoder's"),
         ("cond_stage_model.model.positional_embedding", zeros(&[2, 64]), "a text length of 2 leaves no room"),
     ] {

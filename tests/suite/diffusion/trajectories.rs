@@ -99,6 +99,7 @@ impl Case {
             "EulerAncestralDiscreteScheduler" => Sampler::EulerA { eta: 1.0 },
             "HeunDiscreteScheduler" => Sampler::Heun { churn: Churn::NONE },
             "DPMSolverMultistepScheduler" => Sampler::Dpmpp2m,
+            "LCMScheduler" => Sampler::Lcm,
             other => panic!("no sampler for {other}"),
         }
     }
@@ -155,7 +156,7 @@ impl Case {
 #[test]
 fn the_ends_of_diffusers_trajectories() {
     let golden = golden();
-    assert_eq!(golden.cases.len(), 42 + 36);
+    assert_eq!(golden.cases.len(), 44 + 36);
     for (name, case) in &golden.cases {
         let steps = case.ladder().len() - 1;
         let end = case.state(&golden.meta, steps);
@@ -197,6 +198,9 @@ fn our_ladders_are_diffusers() {
             let ratios: Vec<f64> = (0..found.len() - 1).map(|i| found[i] / expected[i]).collect();
             assert_close(&ratios, &vec![1.0; ratios.len()], 1.5e-5);
         }
+    }
+    for (_, case) in golden.cases.iter().filter(|(name, _)| name.starts_with("lcm")) {
+        assert_close(&Spacing::Lcm.sigmas(&case.schedule(), case.timesteps.len()).unwrap(), &case.ladder(), 1e-12);
     }
     for (_, case) in golden.cases.iter().filter(|(name, _)| name.starts_with("ddpm_small")) {
         let spacing = if case.kw["timestep_spacing"] == "trailing" { Spacing::Trailing } else { Spacing::Leading };

@@ -1,6 +1,7 @@
 //! What a single file is, by the names of its tensors: a model of a family, or something else, which is then said.
 
 use crate::model::checkpoint::weights::Weights;
+use crate::model::text_encoder::Reading;
 
 /// The families of Stable Diffusion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,14 +10,46 @@ pub(super) enum Family {
     V1,
     /// 2.x: OpenCLIP, whose last layer is left out, and heads of 64 channels.
     V2,
+    /// XL: both text encoders, of each the last layer but one, and a U-Net that is told sizes.
+    Xl,
+}
+
+/// A text encoder in a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TextKind {
+    /// What the names of its tensors begin with.
+    pub(super) prefix: &'static str,
+    /// Whose names and sizes they are.
+    pub(super) clip: Clip,
+    /// How many layers at the end are never used.
+    pub(super) unused: usize,
+    /// Which states of the others are.
+    pub(super) reading: Reading,
+}
+
+/// Who trained a text encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clip {
+    /// OpenAI: quick GELU, padding with the end token, transformers' names.
+    OpenAi,
+    /// OpenCLIP: exact GELU, padding with "!", names of its own.
+    OpenClip,
 }
 
 impl Family {
-    /// What the names of the text encoder's tensors begin with.
-    pub(super) fn text_prefix(self) -> &'static str {
+    const ALL: [Self; 3] = [Self::V1, Self::V2, Self::Xl];
+
+    /// The text encoders, in the order of their states.
+    pub(super) fn texts(self) -> Vec<TextKind> {
+        let kind = |prefix, clip, reading| TextKind { prefix, clip, reading, unused: 0 };
         match self {
-            Self::V1 => "cond_stage_model.transformer.",
-            Self::V2 => "cond_stage_model.model.",
+            Self::V1 => vec![kind("cond_stage_model.transformer.", Clip::OpenAi, Reading::LAST)],
+            // diffusers' folders do not have the last layer.
+            Self::V2 => vec![TextKind { unused: 1, ..kind("cond_stage_model.model.", Clip::OpenClip, Reading::LAST) }],
+            Self::Xl => vec![
+                kind("conditioner.embedders.0.transformer.", Clip::OpenAi, Reading::XL_FIRST),
+                kind("conditioner.embedders.1.model.", Clip::OpenClip, Reading::XL_SECOND),
+            ],
         }
     }
 }
@@ -29,10 +62,10 @@ pub(super) fn recognise(file: &Weights) -> Result<Family, String> {
         let hint = OTHERS.iter().find(|(part, _)| any(&|name: &str| name.contains(part)));
         return Err(hint.map_or("its tensors are not those of a Stable Diffusion model", |(_, what)| what).to_owned());
     }
-    if begins("conditioner.embedders.") {
-        return Err("a model of the SDXL family, which this program does not run yet".into());
+    if begins("conditioner.embedders.0.model.") {
+        return Err("the refiner of SDXL, which this program does not run; use the base model".into());
     }
-    let family = [Family::V1, Family::V2].into_iter().find(|family| begins(family.text_prefix()));
+    let family = Family::ALL.into_iter().find(|family| family.texts().iter().all(|text| begins(text.prefix)));
     family.ok_or_else(|| "the file has no text encoder; only whole checkpoints can be used".into())
 }
 

@@ -1,17 +1,20 @@
 //! The sizes of networks, read off their tensors. Names are diffusers' and transformers' here.
 
-use super::kind::Family;
+use super::kind::{Clip, Family, TextKind};
 use crate::model::checkpoint::weights::Weights;
-use crate::model::clip::{ClipTextConfig, HiddenActivation};
+use crate::model::clip::{ClipTextConfig, HiddenActivation, WITH_PROJECTION};
 use crate::model::codec::CodecConfig;
 use crate::model::controlnet::ControlNetConfig;
-use crate::model::unet::{DownBlockType, PerBlock, UNetConfig, UpBlockType};
+use crate::model::unet::{AdditionEmbedType, DownBlockType, PerBlock, UNetConfig, UpBlockType};
 use crate::model::vae::VaeConfig;
 use candle_core::{DType, Device};
 use candle_nn::var_builder::SimpleBackend;
 
 /// Channels of an attention head, in CLIP and in the U-Nets from version 2 on.
 const HEAD: usize = 64;
+
+/// Channels of each size's sinusoids in SDXL.
+const SIZE_CHANNELS: usize = 256;
 
 /// Dimension `dim` of the tensor `name`, or a sentence that says what it has instead.
 fn size(weights: &Weights, name: &str, dim: usize) -> Result<usize, String> {
@@ -26,21 +29,26 @@ fn count(weights: &Weights, name: impl Fn(usize) -> String) -> usize {
 }
 
 /// Of a CLIP text encoder.
-pub(super) fn text(weights: &Weights, family: Family) -> Result<ClipTextConfig, String> {
+pub(super) fn text(weights: &Weights, kind: TextKind) -> Result<ClipTextConfig, String> {
     let bare = weights.shape("embeddings.token_embedding.weight").is_some();
     let prefix = if bare { "" } else { "text_model." };
     let of = |name: &str, dim| size(weights, &format!("{prefix}{name}.weight"), dim);
     let layers = count(weights, |i| format!("{prefix}encoder.layers.{i}.layer_norm1.weight"));
     let hidden_size = of("embeddings.token_embedding", 1)?;
+    let projection = weights.shape("text_projection.weight").filter(|_| kind.reading.pooled);
     Ok(ClipTextConfig {
         vocab_size: of("embeddings.token_embedding", 0)?,
         hidden_size,
         intermediate_size: of("encoder.layers.0.mlp.fc1", 0)?,
-        // Version 2 draws by the states before the last layer.
-        num_hidden_layers: if family == Family::V1 { layers } else { layers.saturating_sub(1) },
+        num_hidden_layers: layers.saturating_sub(kind.unused),
         num_attention_heads: (hidden_size / HEAD).max(1),
         max_position_embeddings: of("embeddings.position_embedding", 0)?,
-        hidden_act: if family == Family::V1 { HiddenActivation::QuickGelu } else { HiddenActivation::Gelu },
+        hidden_act: match kind.clip {
+            Clip::OpenAi => HiddenActivation::QuickGelu,
+            Clip::OpenClip => HiddenActivation::Gelu,
+        },
+        architectures: projection.as_ref().map(|_| vec![WITH_PROJECTION.to_owned()]),
+        projection_dim: projection.and_then(|shape| shape.first().copied()).unwrap_or(hidden_size),
         ..ClipTextConfig::default()
     })
 }
@@ -55,8 +63,18 @@ pub(super) fn unet(weights: &Weights, family: Family) -> Result<UNetConfig, Stri
     let down = |&attends: &bool| if attends { DownBlockType::CrossAttention } else { DownBlockType::Plain };
     let up = |&attends: &bool| if attends { UpBlockType::CrossAttention } else { UpBlockType::Plain };
     let middle = "mid_block.attentions.0";
+    let depth = |place: &str| count(weights, |i| format!("{place}.transformer_blocks.{i}.norm1.weight")).max(1);
+    let pooled_and_sizes =
+        (family == Family::Xl).then(|| size(weights, "add_embedding.linear_1.weight", 1)).transpose()?;
     Ok(UNetConfig {
-        sample_size: 64,
+        sample_size: if family == Family::Xl { 128 } else { 64 },
+        transformer_layers_per_block: PerBlock::Each(
+            (0..levels).map(|i| depth(&format!("down_blocks.{i}.attentions.0"))).collect(),
+        ),
+        addition_embed_type: pooled_and_sizes.map(|_| AdditionEmbedType::TextTime),
+        addition_time_embed_dim: pooled_and_sizes.map(|_| SIZE_CHANNELS),
+        projection_class_embeddings_input_dim: pooled_and_sizes,
+        time_cond_proj_dim: weights.shape("time_embedding.cond_proj.weight").and_then(|shape| shape.get(1).copied()),
         in_channels: size(weights, "conv_in.weight", 1)?,
         out_channels: size(weights, "conv_out.weight", 0)?,
         down_block_types: attends.iter().map(down).collect(),
@@ -65,7 +83,7 @@ pub(super) fn unet(weights: &Weights, family: Family) -> Result<UNetConfig, Stri
         cross_attention_dim: size(weights, &format!("{middle}.transformer_blocks.0.attn2.to_k.weight"), 1)?,
         attention_head_dim: match family {
             Family::V1 => PerBlock::All(8),
-            Family::V2 => PerBlock::Each(block_out_channels.iter().map(|c| (c / HEAD).max(1)).collect()),
+            Family::V2 | Family::Xl => PerBlock::Each(block_out_channels.iter().map(|c| (c / HEAD).max(1)).collect()),
         },
         use_linear_projection: weights.shape(&format!("{middle}.proj_in.weight")).is_some_and(|s| s.len() == 2),
         block_out_channels,
@@ -74,7 +92,10 @@ pub(super) fn unet(weights: &Weights, family: Family) -> Result<UNetConfig, Stri
 }
 
 /// Of a ControlNet for a model like `base`, from which what no shape tells is taken.
-pub(in crate::model::checkpoint) fn controlnet(weights: &Weights, base: &UNetConfig) -> Result<ControlNetConfig, String> {
+pub(in crate::model::checkpoint) fn controlnet(
+    weights: &Weights,
+    base: &UNetConfig,
+) -> Result<ControlNetConfig, String> {
     let embedding = "controlnet_cond_embedding";
     if weights.shape(&format!("{embedding}.conv_in.weight")).is_none() {
         return Err("no ControlNet: it has no network for the picture of conditions".into());
@@ -107,7 +128,7 @@ pub(in crate::model::checkpoint) fn controlnet(weights: &Weights, base: &UNetCon
 }
 
 /// Of Stable Diffusion's autoencoder.
-pub(super) fn vae(weights: &Weights) -> Result<CodecConfig, String> {
+pub(super) fn vae(weights: &Weights, family: Family) -> Result<CodecConfig, String> {
     let levels = count(weights, |i| format!("encoder.down_blocks.{i}.resnets.0.conv1.weight"));
     let channels = |i| size(weights, &format!("encoder.down_blocks.{i}.resnets.0.conv1.weight"), 0);
     CodecConfig::kl(VaeConfig {
@@ -118,6 +139,7 @@ pub(super) fn vae(weights: &Weights) -> Result<CodecConfig, String> {
         block_out_channels: (0..levels).map(channels).collect::<Result<_, _>>()?,
         layers_per_block: count(weights, |i| format!("encoder.down_blocks.0.resnets.{i}.conv1.weight")),
         latent_channels: size(weights, "decoder.conv_in.weight", 1)?,
+        scaling_factor: if family == Family::Xl { 0.13025 } else { 0.18215 },
         use_quant_conv: weights.shape("quant_conv.weight").is_some(),
         use_post_quant_conv: weights.shape("post_quant_conv.weight").is_some(),
         ..VaeConfig::default()

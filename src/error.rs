@@ -60,6 +60,9 @@ pub enum Error {
         /// What is wrong with it, naming tensor and shapes where that applies.
         message: String,
     },
+    /// A model could not be fetched from a hub, shown or removed: exit code 1, or 2 where what was asked for is wrong.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Fault),
     /// Somebody asked to stop: not a fault.
     #[error("cancelled")]
     Cancelled,

@@ -9,6 +9,7 @@
 //! * [`prompt`]: what is typed as a prompt becomes the words that are read at each step, with weights.
 //! * [`diffusion`]: the theory, as functions of `(x, sigma)`: noise, schedules, denoisers, samplers.
 //! * [`model`]: the networks, with the key names that checkpoints use, and how they are read from disk.
+//! * [`hub`]: what is on a hub becomes a model among ours: pull, list, show, remove.
 //! * [`kernels`]: the few products and norms where the time goes, with their gradients.
 //! * [`image`]: PNG, JPEG and WebP bytes to tensors and back, masks, metadata.
 //! * [`jobs`]: the queue and the one worker that runs the pipeline.
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod diffusion;
 pub mod error;
+pub mod hub;
 pub mod image;
 pub mod jobs;
 pub mod kernels;

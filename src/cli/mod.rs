@@ -7,9 +7,12 @@ mod data;
 mod evaluate;
 mod generate;
 mod model;
+mod models;
+mod pull;
 mod serve;
 mod train;
 
+use crate::hub::Fault;
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,6 +31,14 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Serve the page and the JSON API
     Serve(serve::Args),
+    /// Fetch a model from a hub
+    Pull(pull::Args),
+    /// List the models that are here
+    List(models::List),
+    /// Say all about one model
+    Show(models::One),
+    /// Remove a model that was pulled
+    Rm(models::One),
     /// Build a training set
     Data(data::Args),
     /// Train a model of your own
@@ -80,6 +91,13 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Generate(args) => generate::run(&args),
         Command::Serve(args) => serve::run(args),
+        Command::Pull(args) => pull::run(args),
+        Command::List(args) => {
+            models::list(&args);
+            Ok(())
+        }
+        Command::Show(args) => models::show(&args),
+        Command::Rm(args) => models::remove(&args),
         Command::Data(args) => data::run(args),
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(&args),
@@ -90,6 +108,7 @@ fn run(command: Command) -> Result<()> {
 fn exit_code(error: &Error) -> ExitCode {
     ExitCode::from(match error {
         Error::Invalid(_) | Error::Syntax { .. } | Error::Model { .. } | Error::Training(_) => 2,
+        Error::Hub(Fault::Missing(_) | Fault::Unsuitable(_)) => 2,
         Error::Cancelled => 130,
         _ => 1,
     })

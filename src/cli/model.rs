@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Which model, and where it runs.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ModelArgs {
-    /// A model folder as diffusers lays it out, or the name of a folder in models/
+    /// A folder as diffusers lays it out, one .safetensors file, or the name of either in the models folder
     #[arg(long, env = "LIMNER_MODEL", value_name = "DIR|NAME", default_value = "icons")]
     model: String,
     /// Where to compute

@@ -24,4 +24,5 @@ pub use label::labelled_grid;
 pub use mask::Mask;
 pub use read::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, fit, read, resize, thumbnail};
 pub use tensor::{batch_from_tensor, from_tensor, to_tensor};
+pub(crate) use write::sync_folder_of;
 pub use write::{Format, Text, encode, encode_png, read_png_text, write_file};

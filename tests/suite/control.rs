@@ -193,7 +193,7 @@ async fn nets_are_listed_and_a_replay_asks_for_the_pictures() {
     assert!(page.contains("Nets to choose from: edges, nothing, wide.") && page.contains("name=\"control_image_3\""));
     let picture = draw(&along("edges", &[photograph(32, 32)], &[])).remove(0).to_png().unwrap();
     let (status, problem) = of(&routes, post("/api/v1/replay", "image/png", picture)).await;
-    assert_eq!((status, problem["code"].as_str()), (StatusCode::UNPROCESSABLE_ENTITY, Some("needs_image")));
+    assert_eq!((status, problem["type"].as_str()), (StatusCode::UNPROCESSABLE_ENTITY, Some("urn:limner:needs_image")));
 }
 
 #[tokio::test]

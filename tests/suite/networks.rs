@@ -5,7 +5,7 @@ pub(crate) mod formula;
 use candle_core::{DType, Device, Tensor};
 use formula::{Formula, input};
 use limner::model::clip::{ClipTextConfig, ClipTextModel};
-use limner::model::unet::{Conditioning, UNet2DConditionModel, UNetConfig};
+use limner::model::unet::{Added, AdditionEmbedType, Conditioning, UNet2DConditionModel, UNetConfig};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ const GOLDEN: &str = include_str!("../fixtures/networks/golden.json");
 struct Golden {
     unet: Vec<UNetCase>,
     clip: Vec<ClipCase>,
+    pooled: Vec<PooledCase>,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +33,31 @@ struct ClipCase {
     config: Value,
     ids: Vec<Vec<u32>>,
     output: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct PooledCase {
+    config: Value,
+    ids: Vec<Vec<u32>>,
+    hidden: Vec<f32>,
+    pooled: Vec<f32>,
+}
+
+impl UNetCase {
+    fn config(&self) -> UNetConfig {
+        serde_json::from_value(self.config.clone()).unwrap()
+    }
+
+    /// What make.py tells a U-Net of this kind.
+    fn conditioning(&self, context: Tensor) -> Conditioning {
+        let (config, rows) = (self.config(), self.times.len());
+        let sizes = |i: usize| vec![1024.0, 768.0, 8.0 * i as f32, 16.0, 512.0, 640.0];
+        let added = (config.addition_embed_type == Some(AdditionEmbedType::TextTime)).then(|| Added {
+            pooled: input("input.pooled", &[rows, config.added_channels().unwrap().0]),
+            sizes: Tensor::new((0..rows).map(sizes).collect::<Vec<_>>(), &Device::Cpu).unwrap(),
+        });
+        Conditioning { context, added, guidance: config.time_cond_proj_dim.map(|_| 8.0), residuals: None }
+    }
 }
 
 fn golden() -> Golden {
@@ -70,15 +96,32 @@ fn difference(found: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn the_unet_gives_the_numbers_of_diffusers() {
     for case in golden().unet {
-        let channels = case.config["in_channels"].as_u64().unwrap() as usize;
+        let channels = case.config().in_channels;
         let batch = case.times.len();
         let x = input("input.x", &[batch, channels, case.height, case.width]);
         let t = Tensor::new(case.times.as_slice(), &Device::Cpu).unwrap();
-        let y =
-            unet(&case.config).forward(&x, &t, &Conditioning::text(&input("input.context", &[batch, 5, 6]))).unwrap();
+        let given = case.conditioning(input("input.context", &[batch, 5, 6]));
+        let y = unet(&case.config).forward(&x, &t, &given).unwrap();
         assert_eq!(y.dims(), [batch, 4, case.height, case.width]);
         let off = difference(&numbers(&y), &case.output);
         assert!(off < 2e-5, "off by {off} in {}", case.config);
+    }
+}
+
+#[test]
+fn the_last_layer_but_one_and_the_pooled_text_are_those_of_transformers() {
+    for case in golden().pooled {
+        let model = clip(&case.config, &Formula::default());
+        let ids = Tensor::new(case.ids, &Device::Cpu).unwrap();
+        let hidden = model.hidden(&ids, 1).unwrap();
+        assert!(difference(&numbers(&hidden), &case.hidden) < 1e-5);
+        let pooled = model.pooled(&hidden, 1, 4).unwrap();
+        assert_eq!(pooled.dims(), [2, 10]);
+        assert!(difference(&numbers(&pooled), &case.pooled) < 1e-5);
+        assert_eq!(
+            numbers(&model.normed(&model.hidden(&ids, 0).unwrap()).unwrap()),
+            numbers(&model.forward(&ids).unwrap())
+        );
     }
 }
 
@@ -139,7 +182,7 @@ fn later_tokens_do_not_change_earlier_states() {
 fn every_parameter_of_both_networks_gets_a_gradient() {
     for case in golden().unet {
         let (text, net) = (Formula::default(), Formula::default());
-        let config: UNetConfig = serde_json::from_value(case.config).unwrap();
+        let config = case.config();
         let unet = UNet2DConditionModel::new(&config, &net.builder()).unwrap();
         let clip_config = json!({ "hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 10, "vocab_size": 12,
             "num_hidden_layers": 2, "max_position_embeddings": 4 });
@@ -147,9 +190,9 @@ fn every_parameter_of_both_networks_gets_a_gradient() {
         let context = clip(&clip_config, &text).forward(&ids).unwrap();
         // Large enough for several positions at the coarsest level: attention to a single one is constant.
         let x = input("input.x", &[2, config.in_channels, 8, 12]);
-        let y = unet
-            .forward(&x, &Tensor::new(&[3f32, 700.5], &Device::Cpu).unwrap(), &Conditioning::text(&context))
-            .unwrap();
+        let times = Tensor::new(&[3f32, 700.5], &Device::Cpu).unwrap();
+        let given = UNetCase { times: vec![3.0, 700.5], ..case }.conditioning(context);
+        let y = unet.forward(&x, &times, &given).unwrap();
         let target = input("input.target", y.dims());
         let gradients = (y - target).unwrap().sqr().unwrap().mean_all().unwrap().backward().unwrap();
         for (name, var) in text.named().into_iter().chain(net.named()) {
@@ -239,7 +282,7 @@ fn shapes_that_do_not_fit_are_errors() {
 #[test]
 fn a_configuration_survives_being_written_and_read() {
     for case in golden().unet {
-        let config: UNetConfig = serde_json::from_value(case.config).unwrap();
+        let config = case.config();
         let again: UNetConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
     }

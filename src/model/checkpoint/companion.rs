@@ -44,7 +44,7 @@ impl Companion {
             return Err(Error::model(path, message));
         }
         let decoder = weights.build(dtype, device, |vb| TinyDecoder::new(&config, vb))?;
-        Ok(Self { decoder, hash: weights::hash(vec![&weights]) })
+        Ok(Self { decoder, hash: weights::hash(&[&weights]) })
     }
 }
 

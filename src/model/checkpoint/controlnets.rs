@@ -92,7 +92,7 @@ impl ControlNets {
         };
         let Opened { config, weights } = Opened::read(&path, base)?;
         let network = weights.build(dtype, device, |vb| ControlNet::new(&config, vb))?;
-        Ok(LoadedControlNet { network, hash: weights::hash(vec![&weights]) })
+        Ok(LoadedControlNet { network, hash: weights::hash(&[&weights]) })
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {

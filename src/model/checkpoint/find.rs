@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The model that this repository ships.
-const BUNDLED: &str = "icons";
+pub(crate) const BUNDLED: &str = "icons";
 
 /// What the names of models in one file end with.
 const ENDING: &str = ".safetensors";
@@ -16,8 +16,8 @@ const ENDING: &str = ".safetensors";
 const VAE_ENDING: &str = ".vae.safetensors";
 
 /// Where the model called `wanted` is: a name in one of the places where models are kept (`$LIMNER_MODELS`, `./models`,
-/// `models` beside the program, `models` of the source tree; the first that has it, as a folder or as
-/// `NAME.safetensors`), or a path to a folder or a file. Without either, the bundled model. An unknown name is an
+/// `limner/models` among the user's data, `models` beside the program, `models` of the source tree; the first that has
+/// it, as a folder or as `NAME.safetensors`), or a path to a folder or a file. Without either, the bundled model. An unknown name is an
 /// [`Error::Invalid`] that lists the known ones.
 pub fn find(wanted: Option<&str>) -> Result<PathBuf> {
     find_in(wanted.unwrap_or(BUNDLED), &places())
@@ -39,6 +39,13 @@ fn find_in(wanted: &str, places: &[PathBuf]) -> Result<PathBuf> {
     Err(Error::invalid(FieldError::new("model", "unknown_model", message)))
 }
 
+/// All models that [`find`] finds by name, in the order of their names: each name, and where it leads.
+pub(crate) fn all() -> Vec<(String, PathBuf)> {
+    let places = places();
+    let found = |name: String| find_in(&name, &places).ok().map(|path| (name, path));
+    known(&places).into_iter().filter_map(found).collect()
+}
+
 /// Names of all models that [`find`] finds by name.
 fn known(places: &[PathBuf]) -> Vec<String> {
     let entries = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
@@ -52,16 +59,22 @@ pub(super) fn places() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
     let named = std::env::var_os("LIMNER_MODELS").map(PathBuf::from);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    named.into_iter().chain([PathBuf::from("models")]).chain(beside).chain([source]).collect()
+    named.into_iter().chain([PathBuf::from("models")]).chain(users_folder()).chain(beside).chain([source]).collect()
+}
+
+/// The folder of a user's own models, among the user's data.
+pub(crate) fn users_folder() -> Option<PathBuf> {
+    Some(dirs::data_dir()?.join("limner/models"))
 }
 
 /// A plain file name: nothing that could lead out of the folder it is looked for in.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !text.is_empty() && text.len() <= 100 && !text.starts_with('.') && text.chars().all(plain)
 }
 
-fn is_model(path: &Path) -> bool {
+/// Whether this is a model by its name, and by what is in it if it is a folder.
+pub(crate) fn is_model(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let is_part = name.ends_with(VAE_ENDING) || is_companion(&name);
     let is_file = || name.ends_with(ENDING) && !is_part && path.is_file();

@@ -87,6 +87,11 @@ fn read_weights(path: &Path, texts: impl Iterator<Item = &'static str>) -> Resul
     parts.into_par_iter().map(|(part, stem)| Weights::read(&path.join(part), stem)).collect()
 }
 
+/// Refuses a folder that is not one of a pipeline this program runs.
+pub(crate) fn check_index(path: &Path) -> Result<()> {
+    Index::read(path).map(drop)
+}
+
 impl Index {
     /// Checks that `path` is a folder whose `model_index.json` names a pipeline this program runs.
     fn read(path: &Path) -> Result<Self> {

@@ -15,6 +15,9 @@ pub use controlnets::{ControlNets, LoadedControlNet};
 pub use defaults::Defaults;
 pub(crate) use file::{read_file, read_json, without_mark};
 pub use find::find;
+pub(crate) use find::{BUNDLED, all, is_model, is_name, users_folder};
+pub(crate) use folder::check_index;
+pub(crate) use weights::{PICKLE, is_pickle_name};
 
 use super::clip::ClipTextModel;
 use super::codec::{Codec, Decoder};
@@ -59,7 +62,7 @@ impl Model {
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
         let Parts { text, unet, codec, schedule, prediction, defaults, zeros_for_empty } = parts;
-        let all = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).collect();
+        let all: Vec<_> = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).collect();
         let networks = || -> Result<_> {
             let texts =
                 text.iter().map(|text| text.weights.build(dtype, device, |vb| ClipTextModel::new(&text.config, vb)));
@@ -68,7 +71,7 @@ impl Model {
             Ok((texts, unet, codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?))
         };
         let companion = Companion::find(path, &codec.0, dtype, device)?;
-        let (hash, networks) = rayon::join(|| weights::hash(all), networks);
+        let (hash, networks) = rayon::join(|| weights::hash(&all), networks);
         let (texts, unet, codec) = networks?;
         let text = text.into_iter().zip(texts).map(|(TextParts { tokenizer, reading, .. }, network)| TextEncoder {
             tokenizer,

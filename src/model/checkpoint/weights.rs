@@ -3,6 +3,8 @@
 mod file;
 mod shards;
 
+pub(crate) use file::{PICKLE, is_pickle_name};
+
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
@@ -229,7 +231,7 @@ impl SimpleBackend for Weights {
 
 /// The first ten digits of a SHA-256: of the file where there is one, as other programs name models, else over the
 /// digests of all files, each of which is computed on a core of its own.
-pub(super) fn hash(parts: Vec<&Weights>) -> String {
+pub(super) fn hash(parts: &[&Weights]) -> String {
     use rayon::prelude::*;
     let mut files: Vec<&WeightFile> = Vec::new();
     for file in parts.iter().flat_map(|weights| weights.files.iter()) {

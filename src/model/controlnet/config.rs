@@ -35,34 +35,20 @@ impl ControlNetConfig {
         if let Some(class) = class.filter(|class| class != "ControlNetModel") {
             return Err(format!("_class_name {class} is not supported, only \"ControlNetModel\""));
         }
-        let only = |name: &str, value: Value| match fields.get(name) {
-            Some(found) if *found != value => Err(format!("{name} {found} is not supported, only {value}")),
-            _ => Ok(()),
-        };
-        only("conditioning_channels", json!(3))?;
-        only("global_pool_conditions", json!(false))?;
-        let attentive_middle = match fields.remove("mid_block_type").unwrap_or_default().as_str() {
-            None | Some("UNetMidBlock2DCrossAttn") => true,
-            Some("UNetMidBlock2D") => false,
-            Some(other) => return Err(format!("mid_block_type {other:?} is not supported")),
-        };
-        let bgr = match fields.remove("controlnet_conditioning_channel_order").unwrap_or_default().as_str() {
-            None | Some("rgb") => false,
-            Some("bgr") => true,
-            Some(other) => return Err(format!("controlnet_conditioning_channel_order {other:?} is not supported")),
-        };
+        only(&fields, "conditioning_channels", &json!(3))?;
+        only(&fields, "global_pool_conditions", &json!(false))?;
+        let middle = chosen(&mut fields, "mid_block_type", ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"])?;
+        let order = chosen(&mut fields, "controlnet_conditioning_channel_order", ["rgb", "bgr"])?;
         let channels = fields.remove("conditioning_embedding_out_channels").unwrap_or_else(|| json!([16, 32, 96, 256]));
-        let conditioning_embedding_out_channels = serde_json::from_value(channels)
-            .map_err(|error| format!("conditioning_embedding_out_channels: {error}"))?;
-        // A way up for the checks that every U-Net has to pass.
-        let mirrored = fields.get("down_block_types").and_then(Value::as_array).map(|down| {
-            let attends = |kind: &Value| kind.as_str().is_some_and(|kind| kind.starts_with("CrossAttn"));
-            down.iter().rev().map(|kind| if attends(kind) { "CrossAttnUpBlock2D" } else { "UpBlock2D" }).collect()
-        });
-        let up: Option<Vec<&str>> = mirrored;
-        fields.extend(up.map(|up| ("up_block_types".to_owned(), json!(up))));
-        let unet = serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?;
-        Ok(Self { unet, attentive_middle, conditioning_embedding_out_channels, bgr })
+        let channels = serde_json::from_value(channels);
+        fields.extend(way_up(&fields));
+        Ok(Self {
+            unet: serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?,
+            attentive_middle: middle == 0,
+            conditioning_embedding_out_channels: channels
+                .map_err(|error| format!("conditioning_embedding_out_channels: {error}"))?,
+            bgr: order == 1,
+        })
     }
 
     /// What is wrong with these sizes, if anything.
@@ -98,6 +84,29 @@ impl ControlNetConfig {
         differs("addition_embed_type", added(ours), added(unet))?;
         number("reduction of the picture", self.factor(), factor)
     }
+}
+
+/// Refuses another value than `value`.
+fn only(fields: &Map<String, Value>, name: &str, value: &Value) -> Result<(), String> {
+    match fields.get(name).filter(|found| *found != value) {
+        Some(found) => Err(format!("{name} {found} is not supported, only {value}")),
+        None => Ok(()),
+    }
+}
+
+/// Takes out a field, and tells which of two values it has; the first where there is none.
+fn chosen(fields: &mut Map<String, Value>, name: &str, values: [&str; 2]) -> Result<usize, String> {
+    let Some(found) = fields.remove(name).filter(|found| !found.is_null()) else { return Ok(0) };
+    let known = values.iter().position(|value| found == *value);
+    known.ok_or_else(|| format!("{name} {found} is not supported, only {}", values.join(" or ")))
+}
+
+/// A way up that mirrors the way down, for the checks that every U-Net has to pass.
+fn way_up(fields: &Map<String, Value>) -> Option<(String, Value)> {
+    let attends = |kind: &Value| kind.as_str().is_some_and(|kind| kind.starts_with("CrossAttn"));
+    let mirrored = |kind: &Value| if attends(kind) { "CrossAttnUpBlock2D" } else { "UpBlock2D" };
+    let down = fields.get("down_block_types")?.as_array()?;
+    Some(("up_block_types".to_owned(), down.iter().rev().map(mirrored).collect()))
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use crate::request::{FIELDS, GenerateRequest};
 use serde_json::{Map, Value};
 
 /// What a request has by itself and need not be said.
-const USUAL: [(&str, &str); 7] = [
+const USUAL: [(&str, &str); 8] = [
     ("guidance_rescale", "0"),
+    ("image_guidance", "1.5"),
     ("count", "1"),
     ("mask_feather", "0"),
     ("only_masked", "false"),

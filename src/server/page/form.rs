@@ -7,14 +7,26 @@ use crate::diffusion::schedule::Spacing;
 use crate::error::FieldError;
 use crate::jobs::Id;
 use crate::model::codec::Decoder;
+use crate::model::unet::Beside;
 use crate::request::{Facts, GenerateRequest, MAX_COUNT};
 use askama::Template;
 
 /// Prompts to begin with: what the bundled model draws well.
 const EXAMPLES: [&str; 6] = ["red apple", "crying face", "yellow star", "cat face", "green leaf", "flat blue heart"];
 /// Fields that lie under "Settings": it is opened when one of them is wrong or was set.
-const SETTINGS: [&str; 9] =
-    ["negative_prompt", "steps", "guidance", "sampler", "schedule", "width", "height", "seed", "decoder"];
+const SETTINGS: [&str; 11] = [
+    "negative_prompt",
+    "steps",
+    "guidance",
+    "sampler",
+    "schedule",
+    "width",
+    "height",
+    "seed",
+    "clip_skip",
+    "image_guidance",
+    "decoder",
+];
 /// Fields that lie under "Start from a picture".
 const PICTURE: [&str; 7] =
     ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend"];
@@ -107,13 +119,19 @@ impl Make<'_> {
         match field {
             "steps" => facts.steps.to_string(),
             "guidance" => facts.guidance.to_string(),
-            "sampler" => Sampler::default().to_string(),
-            "schedule" => Spacing::default().name().to_owned(),
+            "sampler" => facts.sampler.to_string(),
+            "schedule" => facts.schedule.name().to_owned(),
             "width" => facts.width.to_string(),
             "height" => facts.height.to_string(),
             "decoder" => Decoder::default().name().to_owned(),
+            "image_guidance" => "1.5".to_owned(),
             _ => String::new(),
         }
+    }
+
+    /// Whether the model edits pictures.
+    fn edits(&self) -> bool {
+        self.facts().beside == Beside::Picture
     }
 
     /// Whether something under "Settings" is wrong, or other than it would be by itself.

@@ -5,10 +5,15 @@ use super::{TEXT, UNET, VAE, latents, numbers, with_header};
 use candle_core::{DType, Device, Tensor};
 use limner::diffusion::denoiser::Prediction;
 use limner::model::checkpoint::Model;
-use limner::model::unet::Conditioning;
+use limner::model::unet::{Added, Conditioning};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+const TEXT_2: &str = "text_encoder_2/model.safetensors";
+
+/// What follows version 2.
+const XL: u8 = 3;
 
 type Tensors = HashMap<String, Tensor>;
 
@@ -21,7 +26,9 @@ const RESIDUAL: [(&str, &str); 6] = [
     ("conv2", "out_layers.3"),
     ("conv_shortcut", "skip_connection"),
 ];
-const UNET_ENDS: [(&str, &str); 5] = [
+const UNET_ENDS: [(&str, &str); 7] = [
+    ("add_embedding.linear_1", "label_emb.0.0"),
+    ("add_embedding.linear_2", "label_emb.0.2"),
     ("time_embedding.linear_1", "time_embed.0"),
     ("time_embedding.linear_2", "time_embed.2"),
     ("conv_in", "input_blocks.0.0"),
@@ -49,8 +56,8 @@ const VAE_PARTS: [(&str, &str); 18] = [
     ("conv_out", "conv_out"),
 ];
 
-/// A U-Net of two levels, two residual blocks each, with transformers at the first.
-fn unet_name(name: &str) -> String {
+/// A U-Net of two levels, two residual blocks each, with transformers at one of them: the first, except in SDXL.
+fn unet_name(name: &str, xl: bool) -> String {
     let mut table: Vec<(String, String)> = UNET_ENDS.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec();
     for (level, first) in [(0, 1), (1, 4)] {
         for layer in 0..2 {
@@ -67,8 +74,9 @@ fn unet_name(name: &str) -> String {
             table.push((format!("up_blocks.{level}.attentions.{layer}"), format!("output_blocks.{block}.1")));
         }
     }
-    // There is no transformer before it, so it comes second.
-    table.push(("up_blocks.0.upsamplers.0.conv".into(), "output_blocks.2.1.conv".into()));
+    // Where there is no transformer before it, it comes second.
+    let place = if xl { 2 } else { 1 };
+    table.push(("up_blocks.0.upsamplers.0.conv".into(), format!("output_blocks.2.{place}.conv")));
     table.extend([
         ("mid_block.resnets.0".into(), "middle_block.0".into()),
         ("mid_block.attentions.0".into(), "middle_block.1".into()),
@@ -93,13 +101,19 @@ fn vae_name(name: &str) -> String {
     })
 }
 
-/// Transformers' tensors as OpenCLIP stores them, with one more layer than is used.
+/// Transformers' tensors as OpenCLIP stores them.
 fn open_clip(mut text: Tensors) -> Tensors {
     let mut stored = Tensors::new();
-    for kind in ["weight", "bias"] {
-        let part = |letter: char| text[&format!("text_model.encoder.layers.0.self_attn.{letter}_proj.{kind}")].clone();
-        let joined = Tensor::cat(&[part('q'), part('k'), part('v')], 0).unwrap();
-        stored.insert(format!("transformer.resblocks.0.attn.in_proj_{kind}"), joined);
+    for (layer, kind) in [(0, "weight"), (0, "bias"), (1, "weight"), (1, "bias")] {
+        let part =
+            |letter: char| text.get(&format!("text_model.encoder.layers.{layer}.self_attn.{letter}_proj.{kind}"));
+        if let (Some(q), Some(k), Some(v)) = (part('q'), part('k'), part('v')) {
+            let joined = Tensor::cat(&[q, k, v], 0).unwrap();
+            stored.insert(format!("transformer.resblocks.{layer}.attn.in_proj_{kind}"), joined);
+        }
+    }
+    if let Some(projection) = text.remove("text_projection.weight") {
+        stored.insert("text_projection".into(), projection.t().unwrap().contiguous().unwrap());
     }
     text.retain(|name, _| !name.contains("q_proj") && !name.contains("k_proj") && !name.contains("v_proj"));
     let table = [
@@ -116,12 +130,17 @@ fn open_clip(mut text: Tensors) -> Tensors {
     for (name, tensor) in text {
         stored.insert(table.iter().fold(name, |name, (from, to)| name.replace(from, to)), tensor);
     }
+    stored.insert("logit_scale".into(), Tensor::new(4.6f32, &Device::Cpu).unwrap());
+    stored
+}
+
+/// OpenCLIP's tensors with one more layer than version 2 uses, and a projection that it does not use either.
+fn with_last_layer(mut stored: Tensors) -> Tensors {
     let last: Vec<_> = stored.iter().filter(|(name, _)| name.contains("resblocks.0")).collect();
     let last: Vec<_> =
         last.iter().map(|(n, t)| (n.replace("resblocks.0", "resblocks.1"), t.ones_like().unwrap())).collect();
     stored.extend(last);
     stored.insert("text_projection".into(), Tensor::zeros((64, 64), DType::F32, &Device::Cpu).unwrap());
-    stored.insert("logit_scale".into(), Tensor::new(4.6f32, &Device::Cpu).unwrap());
     stored
 }
 
@@ -131,19 +150,24 @@ fn prefixed(prefix: &str, tensors: Tensors, name: impl Fn(&str) -> String) -> im
 
 /// The tensors of a folder as one file has them, and some that nobody asks for.
 fn joined(tiny: &Tiny, version: u8) -> Tensors {
+    let xl = version == XL;
     let text = tiny.tensors(TEXT);
-    let (prefix, text) = match version {
-        1 => ("cond_stage_model.transformer.", text),
-        _ => ("cond_stage_model.model.", open_clip(text)),
+    let text: Vec<(&str, Tensors)> = match version {
+        1 => vec![("cond_stage_model.transformer.", text)],
+        2 => vec![("cond_stage_model.model.", with_last_layer(open_clip(text)))],
+        _ => vec![
+            ("conditioner.embedders.0.transformer.", text),
+            ("conditioner.embedders.1.model.", open_clip(tiny.tensors(TEXT_2))),
+        ],
     };
     let averaged = tiny.tensors(UNET).into_iter().map(|(name, tensor)| {
-        let squeezed = unet_name(&name).replace('.', "");
+        let squeezed = unet_name(&name, xl).replace('.', "");
         (format!("model_ema.diffusion_model{squeezed}"), tensor.zeros_like().unwrap())
     });
     let betas = ("betas".to_owned(), Tensor::zeros(1000, DType::F64, &Device::Cpu).unwrap());
-    prefixed("model.diffusion_model.", tiny.tensors(UNET), unet_name)
+    prefixed("model.diffusion_model.", tiny.tensors(UNET), move |name| unet_name(name, xl))
         .chain(prefixed("first_stage_model.", tiny.tensors(VAE), vae_name))
-        .chain(prefixed(prefix, text, str::to_owned))
+        .chain(text.into_iter().flat_map(|(prefix, text)| prefixed(prefix, text, str::to_owned)))
         .chain(averaged)
         .chain([betas])
         .collect()
@@ -161,10 +185,14 @@ fn refusal(tiny: &Tiny, name: &str) -> String {
 
 /// Text states, one call of the U-Net, a decoded and an encoded picture.
 fn outputs(model: &Model) -> Vec<Vec<f32>> {
-    let ids = Tensor::new(&[[49406u32, 320, 5, 77, 49407, 49407]], &Device::Cpu).unwrap();
-    let states = model.text[0].network.forward(&ids).unwrap();
+    let said: Vec<_> =
+        model.text.iter().map(|text| text.read(&[49406, 320, 5, 77, 49407, 49407], 4, None).unwrap()).collect();
+    let states = Tensor::cat(&said.iter().map(|said| &said.states).collect::<Vec<_>>(), 2).unwrap();
+    let sizes = Tensor::new(&[[64f32, 48.0, 0.0, 0.0, 64.0, 48.0]], &Device::Cpu).unwrap();
+    let pooled = said.into_iter().last().and_then(|said| said.pooled);
+    let given = Conditioning { added: pooled.map(|pooled| Added { pooled, sizes }), ..Conditioning::text(&states) };
     let time = Tensor::new(&[411.5f32], &Device::Cpu).unwrap();
-    let prediction = model.unet.forward(&latents(), &time, &Conditioning::text(&states)).unwrap();
+    let prediction = model.unet.forward(&latents(), &time, &given).unwrap();
     let picture = model.codec.decode(&latents()).unwrap();
     let again = model.codec.encode(&picture).unwrap();
     [states, prediction, picture, again].iter().map(numbers).collect()
@@ -172,8 +200,8 @@ fn outputs(model: &Model) -> Vec<Vec<f32>> {
 
 #[test]
 fn a_single_file_draws_bit_for_bit_what_its_folder_draws() {
-    for version in [1, 2] {
-        let tiny = Tiny::stable_diffusion(version);
+    for version in [1, 2, XL] {
+        let tiny = if version == XL { Tiny::xl() } else { Tiny::stable_diffusion(version) };
         tiny.save("one.safetensors", &joined(&tiny, version));
         let (folder, one) = (load(tiny.path()).unwrap(), load(&tiny.file("one.safetensors")).unwrap());
         assert_eq!(outputs(&one), outputs(&folder), "version {version}");
@@ -181,7 +209,7 @@ fn a_single_file_draws_bit_for_bit_what_its_folder_draws() {
         assert_eq!(one.schedule.sigma_max(), folder.schedule.sigma_max());
         assert_eq!(one.text[0].tokenizer.vocabulary_size(), 49408);
         let pad = if version == 1 { 49407 } else { 0 };
-        assert_eq!(one.text[0].tokenizer.framed(&[320])[..4], [49406, 320, 49407, pad]);
+        assert_eq!(one.text.last().unwrap().tokenizer.framed(&[320])[..4], [49406, 320, 49407, pad]);
     }
 }
 

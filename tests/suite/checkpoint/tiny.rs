@@ -18,13 +18,19 @@ pub(crate) struct Tiny(TempDir);
 impl Tiny {
     /// The smallest that will do, with a scale and a prediction that are not the usual ones.
     pub(crate) fn new() -> Self {
+        Self::with_unet(&json!({}))
+    }
+
+    /// The same with other fields in its U-Net's configuration.
+    pub(crate) fn with_unet(fields: &Value) -> Self {
         let scheduler = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
             "prediction_type": "v_prediction", "rescale_betas_zero_snr": true, "trained_betas": null });
         let text = json!({ "vocab_size": 2014, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
             "num_attention_heads": 2, "max_position_embeddings": 16 });
-        let unet = json!({ "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
+        let mut unet = json!({ "sample_size": 8, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4,
             "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": 2,
             "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 8 });
+        unet.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         let vae = json!({ "_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "norm_num_groups": 4,
             "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"], "scaling_factor": 0.25,
             "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"] });
@@ -49,14 +55,42 @@ impl Tiny {
         Self::with(&scheduler, &text, &unet, &vae)
     }
 
+    /// The same of SDXL: two text encoders, the second of which gives the text as one vector, and no attention at the
+    /// finest level.
+    pub(crate) fn xl() -> Self {
+        let scheduler = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
+        let text = json!({ "vocab_size": 49408, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 1, "max_position_embeddings": 16, "hidden_act": "quick_gelu" });
+        let second = json!({ "vocab_size": 49408, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 1, "max_position_embeddings": 16, "hidden_act": "gelu", "projection_dim": 48,
+            "architectures": ["CLIPTextModelWithProjection"] });
+        let unet = json!({ "sample_size": 128, "block_out_channels": [64, 128], "layers_per_block": 2,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "attention_head_dim": [1, 2],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "cross_attention_dim": 128,
+            "use_linear_projection": true, "transformer_layers_per_block": [1, 2],
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 6 * 256 + 48 });
+        let vae = json!({ "_class_name": "AutoencoderKL", "block_out_channels": [32, 64], "layers_per_block": 2,
+            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"], "scaling_factor": 0.13025,
+            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"] });
+        let tiny = Self::with(&scheduler, &text, &unet, &vae);
+        tiny.write_json(
+            "model_index.json",
+            &json!({ "_class_name": "StableDiffusionXLPipeline",
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "image_encoder": [null, null] }),
+        );
+        tiny.write_tokenizer("tokenizer_2");
+        tiny.write_json("tokenizer_2/special_tokens_map.json", &json!({ "pad_token": "!" }));
+        tiny.write_text("text_encoder_2", &second);
+        tiny
+    }
+
     fn with(scheduler: &Value, text: &Value, unet: &Value, vae: &Value) -> Self {
         let tiny = Self(tempfile::tempdir().unwrap());
         tiny.write_json("model_index.json", &json!({ "_class_name": "StableDiffusionPipeline" }));
         tiny.write_json("scheduler/scheduler_config.json", scheduler);
-        tiny.write_tokenizer();
-        tiny.write_network("text_encoder", "model", text, |vb| {
-            ClipTextModel::new(&serde_json::from_value(text.clone()).unwrap(), vb).map(drop)
-        });
+        tiny.write_tokenizer("tokenizer");
+        tiny.write_text("text_encoder", text);
         tiny.write_network("unet", "diffusion_pytorch_model", unet, |vb| {
             UNet2DConditionModel::new(&serde_json::from_value(unet.clone()).unwrap(), vb).map(drop)
         });
@@ -100,10 +134,16 @@ impl Tiny {
         candle_core::safetensors::save(tensors, self.file(name)).unwrap();
     }
 
-    fn write_tokenizer(&self) {
+    fn write_text(&self, part: &str, config: &Value) {
+        self.write_network(part, "model", config, |vb| {
+            ClipTextModel::new(&serde_json::from_value(config.clone()).unwrap(), vb).map(drop)
+        });
+    }
+
+    fn write_tokenizer(&self, part: &str) {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
         for name in ["vocab.json", "merges.txt"] {
-            self.write(&format!("tokenizer/{name}"), &fs::read(fixtures.join(name)).unwrap());
+            self.write(&format!("{part}/{name}"), &fs::read(fixtures.join(name)).unwrap());
         }
     }
 

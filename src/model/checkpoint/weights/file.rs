@@ -80,7 +80,7 @@ fn other_kind(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// What to say of PyTorch's own format, which is never read.
-pub(super) const PICKLE: &str = "a pickle file can run code when it is opened and is refused; load it in PyTorch, where \
+pub(crate) const PICKLE: &str = "a pickle file can run code when it is opened and is refused; load it in PyTorch, where \
     you trust it, and save it with safetensors.torch.save_file";
 
 /// How long a file must be whose beginning is `bytes`, as far as that can be told.
@@ -95,6 +95,6 @@ fn needed(bytes: &[u8]) -> Option<u64> {
 }
 
 /// Whether this file is a pickle by its name: only ever to explain why it is not used.
-pub(super) fn is_pickle_name(path: &Path) -> bool {
+pub(crate) fn is_pickle_name(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "bin" || e == "ckpt" || e == "pt" || e == "pth")
 }

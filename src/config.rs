@@ -1,7 +1,7 @@
 //! Server settings (command line and environment); nothing about pictures.
 
 use crate::jobs::Limits;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -34,6 +34,9 @@ pub struct ServerConfig {
     #[arg(long, env = "LIMNER_MAX_BODY_MIB", default_value_t = 32, value_name = "MIB",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub max_body_mib: u32,
+    /// How much the weights of all models in memory may take together [default: 60 % of the machine's memory]
+    #[arg(long, env = "LIMNER_MEMORY_MIB", value_name = "MIB")]
+    pub memory_mib: Option<u64>,
     /// How long a picture in the making may go on after Ctrl+C
     #[arg(long, env = "LIMNER_DRAIN_SECONDS", default_value_t = 10, value_name = "SECONDS")]
     pub drain_seconds: u64,
@@ -67,6 +70,12 @@ impl ServerConfig {
             upload_bytes: u64::from(self.queue_mib) << 20,
             batch: rayon::current_num_threads(),
         }
+    }
+
+    /// Bytes that models in memory may take together. Where nothing is known of the machine's memory, 8 GiB.
+    pub fn memory(&self) -> u64 {
+        let by_itself = || memory::total_bytes().map_or(8 << 30, |total| total / 10 * 6);
+        self.memory_mib.map_or_else(by_itself, |mib| mib.saturating_mul(1 << 20))
     }
 
     /// The largest request body in bytes.

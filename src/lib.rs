@@ -12,10 +12,12 @@
 //! * [`hub`]: what is on a hub becomes a model among ours: pull, list, show, remove.
 //! * [`kernels`]: the few products and norms where the time goes, with their gradients.
 //! * [`image`]: PNG, JPEG and WebP bytes to tensors and back, masks, metadata.
+//! * [`library`]: the models there are, those in memory, and which has to go when another needs its place.
 //! * [`jobs`]: the queue and the one worker that runs the pipeline.
 //! * [`server`]: HTTP: one page, one JSON route, errors as problem documents.
 //! * [`train`]: captioned pictures to a trained model, and the judge that evaluates it.
 //! * [`cli`]: the command line's subcommands, each a thin call into the above.
+//! * [`memory`]: what the system says of memory.
 //! * [`error`]: the crate's one error enum.
 
 pub mod cli;
@@ -26,6 +28,8 @@ pub mod hub;
 pub mod image;
 pub mod jobs;
 pub mod kernels;
+pub mod library;
+pub mod memory;
 pub mod model;
 pub mod pipeline;
 pub mod prompt;

@@ -21,5 +21,15 @@ fn main() -> std::process::ExitCode {
     unsafe {
         libmimalloc_sys::mi_option_set(PURGE_DELAY_OPTION, delay);
     }
-    limner::cli::main()
+    limner::cli::main(give_back)
+}
+
+/// Gives back to the kernel what is free: at once, and not when the delay is over and something else is freed. Each
+/// thread keeps what it has freed, so each is asked.
+fn give_back() {
+    // SAFETY: collects what is free already; may be called at any time, by any thread.
+    #[allow(unsafe_code)]
+    let collect = || unsafe { libmimalloc_sys::mi_collect(true) };
+    rayon::broadcast(|_| collect());
+    collect();
 }

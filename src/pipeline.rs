@@ -24,7 +24,7 @@ use crate::diffusion::inpaint::Inpaint;
 use crate::diffusion::noise::{NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
-use crate::model::checkpoint::{ControlNets, Model};
+use crate::model::checkpoint::{Model, Opened};
 use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
@@ -38,10 +38,38 @@ use told::Told;
 /// A model in memory, ready to draw.
 pub struct Pipeline {
     model: Model,
+    facts: Facts,
     words: Option<Words>,
-    controlnets: ControlNets,
     nets: Nets,
     device: Device,
+}
+
+/// The type that networks compute in.
+const DTYPE: DType = DType::F32;
+
+/// What a plan has to know of a model.
+pub fn facts(model: &Opened) -> Facts {
+    let (factor, size, defaults) = (model.factor(), model.unet().sample_size, model.defaults());
+    Facts {
+        name: model.name(),
+        multiple_of: factor,
+        width: size * factor,
+        height: size * factor,
+        steps: defaults.steps,
+        guidance: defaults.guidance,
+        sampler: defaults.sampler,
+        schedule: defaults.schedule,
+        beside: model.unet().beside().unwrap_or(Beside::Nothing),
+        text_layers: model.text_layers(),
+        times: model.times(),
+        tiny_decoder: model.has_tiny_decoder(),
+        controlnets: model.controlnets(),
+    }
+}
+
+/// Bytes that a model's weights will take in memory, as far as its files' headers say.
+pub fn bytes_needed(model: &Opened) -> u64 {
+    model.bytes(DTYPE)
 }
 
 /// A finished picture.
@@ -63,29 +91,23 @@ impl Picture {
 impl Pipeline {
     /// Loads the model folder `path`. Fails with [`crate::Error::Model`], naming file and tensor.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let model = Model::load(path, device, DType::F32)?;
-        let controlnets = ControlNets::of(path, model.unet.config(), model.codec.factor());
-        Ok(Self { model, words: Words::read(path)?, controlnets, nets: Nets::default(), device: device.clone() })
+        Self::new(Opened::read(path)?, device)
+    }
+
+    /// Loads the weights of a model. Fails as [`Pipeline::load`].
+    pub fn new(opened: Opened, device: &Device) -> Result<Self> {
+        let (facts, words) = (facts(&opened), Words::read(opened.path())?);
+        Ok(Self { model: opened.load(device, DTYPE)?, facts, words, nets: Nets::default(), device: device.clone() })
     }
 
     /// What a plan has to know of this model.
     pub fn facts(&self) -> Facts {
-        let factor = self.model.codec.factor();
-        Facts {
-            name: self.model.name.clone(),
-            multiple_of: factor,
-            width: self.model.unet.config().sample_size * factor,
-            height: self.model.unet.config().sample_size * factor,
-            steps: self.model.defaults.steps,
-            guidance: self.model.defaults.guidance,
-            sampler: self.model.defaults.sampler,
-            schedule: self.model.defaults.schedule,
-            beside: self.beside(),
-            text_layers: self.model.text.iter().map(|text| text.network.depth()).min().unwrap_or(1),
-            times: self.model.schedule.steps(),
-            tiny_decoder: self.model.has_tiny_decoder(),
-            controlnets: self.controlnets.clone(),
-        }
+        self.facts.clone()
+    }
+
+    /// Bytes that its weights take in memory.
+    pub fn bytes(&self) -> u64 {
+        self.model.bytes
     }
 
     /// The model's name and the hash of its weights.
@@ -100,7 +122,7 @@ impl Pipeline {
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
         let text = self.text(plan, sigmas.len() - 1);
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
-        let controls = Controls::load(&self.nets, &self.controlnets, plan, &self.device, DType::F32)?;
+        let controls = Controls::load(&self.nets, &self.facts.controlnets, plan, &self.device, DType::F32)?;
         let told = Told::new(&self.model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
         let told = told.with(controls.clone(), sigmas.len() - 1);
         let draw = |k| {
@@ -161,7 +183,7 @@ impl Pipeline {
     }
 
     fn beside(&self) -> Beside {
-        self.model.unet.config().beside().unwrap_or(Beside::Nothing)
+        self.facts.beside
     }
 
     /// The two heavy parts of drawing `plan`, to be measured one at a time.

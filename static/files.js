@@ -36,7 +36,9 @@ function changes(request) {
     if (name === "seed" && request.seed_text) continue;
     const target = name === "seed_text" ? form.elements.seed : input;
     if (!target || target.type === "file" || value === null) continue;
-    if (target.value !== String(value)) rows.push([target, target.name, target.value, String(value)]);
+    // What is empty is the model's own.
+    const now = target.value || target.dataset.own || (target.type === "number" ? target.placeholder : "");
+    if (now !== String(value)) rows.push([target, target.name, now, String(value)]);
   }
   return rows;
 }

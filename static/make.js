@@ -6,12 +6,16 @@ import "./files.js";
 const form = document.getElementById("form");
 const field = (name) => document.getElementById(name);
 
+// An empty number is the model's own, which its placeholder says.
+const number = (input) => input.value || input.placeholder;
+
 // Sliders beside the numbers.
-for (const slider of form.querySelectorAll("input[type=range][data-for]")) {
-  const number = field(slider.dataset.for);
+const sliders = [...form.querySelectorAll("input[type=range][data-for]")];
+const slide = (slider) => { slider.value = number(field(slider.dataset.for)); };
+for (const slider of sliders) {
   slider.hidden = false;
-  slider.addEventListener("input", () => { number.value = slider.value; });
-  number.addEventListener("input", () => { slider.value = number.value; });
+  slider.addEventListener("input", () => { field(slider.dataset.for).value = slider.value; });
+  field(slider.dataset.for).addEventListener("input", () => slide(slider));
 }
 
 // Shapes: buttons that set width and height.
@@ -19,7 +23,7 @@ const shapes = field("shapes");
 function pressed() {
   for (const shape of shapes.children) {
     const { width, height } = shape.dataset;
-    shape.setAttribute("aria-pressed", field("width").value === width && field("height").value === height);
+    shape.setAttribute("aria-pressed", number(field("width")) === width && number(field("height")) === height);
   }
 }
 shapes.hidden = false;
@@ -43,6 +47,39 @@ for (const side of ["width", "height"]) {
   });
 }
 
+// The model: its sizes and defaults stand in the page that the server makes for it.
+const sides = ["width", "height"];
+function fitting() {
+  for (const side of sides) field(side).min = field(side).step = field(side).dataset.multiple;
+}
+fitting();
+async function chosen() {
+  const model = field("model").value;
+  let page = null;
+  try {
+    const answer = await fetch(`/?model=${encodeURIComponent(model)}`);
+    if (answer.ok) page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  } catch { /* The server says so when the form is sent. */ }
+  if (!page || field("model").value !== model) return;
+  const theirs = (name) => page.getElementById(name);
+  for (const name of ["steps", "guidance", "clip_skip", ...sides]) {
+    field(name).placeholder = theirs(name).placeholder;
+    field(name).max = theirs(name).max;
+  }
+  for (const name of ["sampler", "schedule"]) {
+    field(name).options[0].text = theirs(name).options[0].text;
+    field(name).dataset.own = theirs(name).dataset.own;
+  }
+  for (const side of sides) field(side).dataset.multiple = theirs(side).dataset.multiple;
+  field("edits").hidden = theirs("edits").hidden;
+  fitting();
+  shapes.replaceChildren(...theirs("shapes").children);
+  sliders.forEach(slide);
+  pressed();
+  count();
+}
+field("model").addEventListener("input", chosen);
+
 // The seed: a random one each time, or the one of the picture shown.
 const seed = field("seed");
 const shownSeed = () => document.querySelector("#result [data-seed]")?.dataset.seed;
@@ -61,12 +98,12 @@ locked();
 const tokens = field("tokens");
 let asked = 0;
 async function count() {
-  const prompt = field("prompt").value;
+  const [prompt, model] = [field("prompt").value, field("model").value];
   const mine = ++asked;
   let told = null;
   try {
     const answer = await fetch("/api/v1/tokens", {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ prompt }),
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ prompt, model }),
     });
     if (answer.ok) told = await answer.json();
   } catch { /* The counter is no reason to disturb anybody. */ }

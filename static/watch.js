@@ -51,6 +51,7 @@ function stepped({ step, steps, picture, pictures, seconds_per_step, eta_seconds
 }
 const waits = ({ position, eta_seconds }) =>
   say(`${position === 1 ? "next" : nth(position)} in the queue, about ${roughly(eta_seconds)}`);
+const loads = ({ model }) => say(`loading model ${model}`);
 
 /** Follows the job that is shown, if it is not over. */
 export function watch() {
@@ -62,8 +63,12 @@ export function watch() {
   const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
   on("queued", waits);
   on("started", () => say("beginning"));
+  on("loading", loads);
   on("step", stepped);
-  on("snapshot", (told) => { if (told.position) waits(told); });
+  on("snapshot", (told) => {
+    if (told.position) waits(told);
+    if (told.loading) loads({ model: told.loading });
+  });
   const over = () => {
     source?.close();
     refresh(job);

@@ -1,9 +1,9 @@
 //! `limner bench`: the speed of a model on this machine.
 
 use super::model::ModelArgs;
-use crate::Result;
 use crate::pipeline::Pipeline;
 use crate::request::{GenerateRequest, Plan};
+use crate::{Result, memory};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -89,7 +89,7 @@ fn measure(pipeline: &Pipeline, plan: &Plan, batch: usize, runs: usize) -> Resul
         step_seconds: middle(&mut steps),
         decode_seconds: median(runs, || parts.decode())?,
         picture_seconds,
-        peak_rss_bytes: peak_memory(),
+        peak_rss_bytes: memory::peak_bytes().unwrap_or(0),
     })
 }
 
@@ -119,13 +119,6 @@ fn middle(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// From the kernel's books; 0 where there are none.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
-}
-
 fn print(figures: &Figures) {
     let Figures { model, width, height, batch, steps, threads, .. } = figures;
     println!("{model}, {width} x {height}, batch {batch}, {steps} steps, {threads} threads");
@@ -148,6 +141,5 @@ mod tests {
     fn the_median_is_the_middle() {
         assert_eq!(middle(&mut [3.0, 1.0, 2.0]), 2.0);
         assert!(middle(&mut []).is_nan());
-        assert!(peak_memory() > 1 << 20);
     }
 }

@@ -143,6 +143,7 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         decoder: args.decoder.clone(),
         control: args.control.clone(),
         control_preprocessor: args.control_preprocessor.clone(),
+        // The model is the one that is loaded, which may be a path and have no name here.
         ..GenerateRequest::default()
     };
     for (field, path) in files(args)? {

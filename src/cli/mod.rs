@@ -49,9 +49,10 @@ enum Command {
     Bench(bench::Args),
 }
 
-/// Parses the arguments and runs the subcommand they name.
-pub fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+/// Parses the arguments and runs the subcommand they name. `give_back` has the allocator give free memory back to the
+/// system.
+pub fn main(give_back: fn()) -> ExitCode {
+    match run(Cli::parse().command, give_back) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
@@ -87,10 +88,10 @@ fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command, give_back: fn()) -> Result<()> {
     match command {
         Command::Generate(args) => generate::run(&args),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(args, give_back),
         Command::Pull(args) => pull::run(args),
         Command::List(args) => {
             models::list(&args);

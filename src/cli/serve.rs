@@ -2,7 +2,8 @@
 
 use super::model::ModelArgs;
 use crate::config::ServerConfig;
-use crate::pipeline::Pipeline;
+use crate::library::{Library, Settings};
+use crate::model::checkpoint;
 use crate::server::{self, App};
 use crate::{Error, Result};
 use std::io::{ErrorKind, Write};
@@ -21,28 +22,37 @@ pub(super) struct Args {
     model: ModelArgs,
 }
 
-pub(super) fn run(args: Args) -> Result<()> {
+/// `give_back` has the allocator give free memory back to the system.
+pub(super) fn run(args: Args, give_back: fn()) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime
         .map_err(|error| Error::Server(format!("the server's threads could not be started: {error}")))?
-        .block_on(serve(args))
+        .block_on(serve(args, give_back))
 }
 
 /// Binds first, so that a taken port is known before a large model is read; clients that come early wait in the backlog.
-async fn serve(args: Args) -> Result<()> {
+async fn serve(args: Args, give_back: fn()) -> Result<()> {
     let began = Instant::now();
     args.config.check()?;
     let listener = bind(args.config.listen).await?;
     let address = listener.local_addr().map_err(|error| cannot_listen(args.config.listen, &error))?;
-    let (folder, device) = (args.model.folder()?, args.model.device()?);
-    let load = tokio::task::spawn_blocking(move || Pipeline::load(&folder, &device)).await;
-    let pipeline = load.map_err(|error| Error::Server(error.to_string()))??;
-    let (name, folder) = (pipeline.facts().name, args.config.data_folder()?);
-    let app = App::start(args.config, &folder, Arc::new(pipeline))?;
+    let library = Arc::new(Library::new(Settings {
+        places: checkpoint::places(),
+        first: args.model.folder()?,
+        device: args.model.device()?,
+        budget: args.config.memory(),
+        give_back,
+    }));
+    let first = library.clone();
+    let load = tokio::task::spawn_blocking(move || first.lend("", &mut || ()).map(drop)).await;
+    load.map_err(|error| Error::Server(error.to_string()))??;
+    let folder = args.config.data_folder()?;
+    let app = App::start(args.config, &folder, library)?;
     say(&format!(
-        "Limner is listening on http://{address} (model {name}, ready in {:.2} s). Ctrl+C ends it.",
+        "Limner is listening on http://{address} (model {}, ready in {:.2} s). Ctrl+C ends it.",
+        app.library().first(),
         began.elapsed().as_secs_f64()
     ));
     say(&format!("Jobs and pictures are kept in {}.", folder.display()));

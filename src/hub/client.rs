@@ -166,3 +166,25 @@ fn bearer(token: &str) -> Result<HeaderValue> {
     value.set_sensitive(true);
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_setting_the_endpoint_is_hf_hubs_own_and_encrypted() {
+        let hub = Hub::open(None, None, Patience::default()).unwrap();
+        assert_eq!((hub.endpoint.scheme_str(), address::is_loopback(&hub.endpoint)), (Some("https"), false));
+        assert!(hub.request(&hub.endpoint, 0).headers().is_empty());
+    }
+
+    #[test]
+    fn a_token_is_for_the_hub_alone_and_never_printed() {
+        let hub = Hub::at("http://127.0.0.1:7/", Some(" hf_secret\n"), Patience::default()).unwrap();
+        let shown = |address: &str| hub.request(&address::parse(address).unwrap(), 5).headers().clone();
+        assert_eq!(shown("http://127.0.0.1:7/x")[AUTHORIZATION], "Bearer hf_secret");
+        assert_eq!(shown("http://127.0.0.1:7/x")[RANGE], "bytes=5-");
+        assert!(!shown("http://127.0.0.1:8/x").contains_key(AUTHORIZATION));
+        assert!(!format!("{hub:?}").contains("hf_secret"));
+    }
+}

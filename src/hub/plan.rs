@@ -73,13 +73,16 @@ impl<'a> Plan<'a> {
 
     /// The local paths of those of `files` that are whole in `folder`.
     fn whole_in(&self, folder: &Path, files: &[RemoteFile], watcher: &mut Watcher<'_>) -> Result<BTreeSet<String>> {
-        watcher.begin(Phase::Checking, files.iter().map(|file| file.size).sum());
+        let path = |file: &RemoteFile| folder.join(self.place.local(file));
+        let there: Vec<_> = files.iter().filter(|file| path(file).is_file()).collect();
+        if !there.is_empty() {
+            watcher.begin(Phase::Checking, there.iter().map(|file| file.size).sum());
+        }
         let mut whole = BTreeSet::new();
-        for file in files {
-            let local = self.place.local(file);
+        for file in there {
             watcher.file(&file.path);
-            if file.digest.fits(&folder.join(&local), file.size, watcher)? {
-                whole.insert(local);
+            if file.digest.fits(&path(file), file.size, watcher)? {
+                whole.insert(self.place.local(file));
             }
         }
         Ok(whole)

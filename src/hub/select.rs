@@ -133,21 +133,20 @@ impl Component {
         (!name.contains('/')).then_some(name)
     }
 
-    /// The weights in the variant that is wanted, else in the other.
+    /// The weights in the variant that is wanted, else in another.
     fn weights<'a>(&self, all: &[&'a RemoteFile], stem: &str, variant: Variant) -> Option<Vec<&'a RemoteFile>> {
-        let order = if variant == Variant::Fp16 { [true, false] } else { [false, true] };
-        order.into_iter().find_map(|half| self.one_variant(all, stem, half))
+        let order = if variant == Variant::Fp16 { [".fp16", "", ".bf16"] } else { ["", ".fp16", ".bf16"] };
+        order.into_iter().find_map(|infix| self.one_variant(all, stem, infix))
     }
 
     /// One file, or an index and all its shards.
-    fn one_variant<'a>(&self, all: &[&'a RemoteFile], stem: &str, half: bool) -> Option<Vec<&'a RemoteFile>> {
-        let infix = if half { ".fp16" } else { "" };
+    fn one_variant<'a>(&self, all: &[&'a RemoteFile], stem: &str, infix: &str) -> Option<Vec<&'a RemoteFile>> {
         let named = |name: String| all.iter().copied().find(|file| self.name_of(file) == Some(name.as_str()));
         if let Some(file) = named(format!("{stem}{infix}{ENDING}")) {
             return Some(vec![file]);
         }
         let index = named(format!("{stem}{ENDING}.index{infix}.json"))?;
-        let count = |file: &RemoteFile| self.name_of(file).and_then(|name| shard_count(name, stem, half));
+        let count = |file: &RemoteFile| self.name_of(file).and_then(|name| shard_count(name, stem, infix));
         let shards: Vec<_> = all.iter().copied().filter(|file| count(file).is_some()).collect();
         (shards.len() == count(shards.first()?)?).then(|| [vec![index], shards].concat())
     }
@@ -158,13 +157,14 @@ fn is_configuration(path: &str) -> bool {
     (path.ends_with(".json") || path.ends_with(".txt")) && !path.contains(".index.")
 }
 
-/// The 2 of `STEM-00001-of-00002.safetensors`. diffusers has put `.fp16` behind the stem, and behind the numbers.
-fn shard_count(name: &str, stem: &str, half: bool) -> Option<usize> {
+/// The 2 of `STEM-00001-of-00002.safetensors`. diffusers has put a variant's `.fp16` behind the stem, and behind the
+/// numbers.
+fn shard_count(name: &str, stem: &str, infix: &str) -> Option<usize> {
     let middle = name.strip_prefix(stem)?.strip_suffix(ENDING)?;
-    let plain = middle.strip_prefix(".fp16").or_else(|| middle.strip_suffix(".fp16"));
-    let (number, count) = plain.unwrap_or(middle).strip_prefix('-')?.split_once("-of-")?;
+    let plain = middle.strip_prefix(infix).or_else(|| middle.strip_suffix(infix))?;
+    let (number, count) = plain.strip_prefix('-')?.split_once("-of-")?;
     let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    (plain.is_some() == half && digits(number) && digits(count)).then(|| count.parse().ok())?
+    (digits(number) && digits(count)).then(|| count.parse().ok())?
 }
 
 fn unsuitable(listing: &Listing, message: &str) -> Error {

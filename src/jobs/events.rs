@@ -30,6 +30,11 @@ pub enum Event {
         /// For the how manieth time.
         attempt: u32,
     },
+    /// Its model is being brought into memory.
+    Loading {
+        /// The model's name.
+        model: Arc<str>,
+    },
     /// A step was done.
     Step(Step),
     /// It is over. The job itself says more.
@@ -91,7 +96,7 @@ impl Hub {
         let channel = match event {
             // A place in the queue may be told when the job is over already, and an end when nobody listened.
             Event::Queued { .. } | Event::Ended { .. } => lock(&self.channels).get(job).cloned(),
-            Event::Started { .. } | Event::Step(_) => Some(self.channel(job)),
+            Event::Started { .. } | Event::Loading { .. } | Event::Step(_) => Some(self.channel(job)),
         };
         let Some(channel) = channel else { return };
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
@@ -143,6 +148,16 @@ impl Hub {
             Event::Step(step) => Some(step.clone()),
             _ => None,
         })
+    }
+
+    /// The model that a job waits for, if it does.
+    pub(super) fn loading(&self, job: &Id) -> Option<Arc<str>> {
+        let channel = lock(&self.channels).get(job)?.clone();
+        let events = lock(&channel.events);
+        match &events.back()?.event {
+            Event::Loading { model } => Some(model.clone()),
+            _ => None,
+        }
     }
 
     /// Forgets a job that nobody told anything of.

@@ -15,7 +15,7 @@ pub use events::{Event, Listener, Numbered, Step};
 pub use id::Id;
 pub use job::{Failure, Image, Job, State};
 pub use store::Query;
-pub use worker::{Draw, Drawn, Worker};
+pub use worker::{Draw, Drawn, Lend, Worker};
 
 use crate::error::FieldError;
 use crate::request::{GenerateRequest, Plan};
@@ -23,7 +23,7 @@ use crate::{Error, Result};
 use events::Hub;
 use folder::{Folder, Kind};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -71,11 +71,14 @@ struct Desk {
     seconds_per_step: f64,
     /// Counts what was submitted, so that the worker does not sleep over what came while it looked.
     submitted: u64,
+    /// Models to be brought into memory, each with the last job that was accepted before.
+    loads: VecDeque<(String, i64)>,
 }
 
 /// What the worker finds.
 enum Taken {
     Jobs(Vec<(Claimed, Arc<Control>)>),
+    Load(String),
     Nothing { submitted: u64 },
     Closed,
 }
@@ -87,6 +90,14 @@ struct Control {
     cancelled: AtomicBool,
     /// It is to be drawn later and not given up.
     put_back: AtomicBool,
+}
+
+/// What the worker has to do.
+pub enum Work {
+    /// To draw these jobs, at least one: all of the same size and model.
+    Draw(Vec<Claim>),
+    /// To bring this model into memory.
+    Load(String),
 }
 
 /// A job that the worker has claimed.
@@ -144,7 +155,13 @@ impl Jobs {
         let orphans = folder.sweep(Kind::Picture, &pictures)? + folder.sweep(Kind::Upload, &store.uploads()?)?;
         folder.sweep(Kind::Thumbnail, &pictures)?;
         tracing::info!(again, orphans, forgotten = forgotten.len(), "opened the data folder");
-        let desk = Mutex::new(Desk { open: true, running: Vec::new(), seconds_per_step: 0.1, submitted: 0 });
+        let desk = Mutex::new(Desk {
+            open: true,
+            running: Vec::new(),
+            seconds_per_step: 0.1,
+            submitted: 0,
+            loads: VecDeque::new(),
+        });
         let shared = Shared { store, folder, hub: Hub::default(), limits, desk, changed: Condvar::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -276,21 +293,54 @@ impl Jobs {
         Ok(Status { waiting, running: desk.running.len(), open: desk.open })
     }
 
-    /// The next jobs, at least one; blocks until there are some. None when the queue was closed.
+    /// Has the worker bring a model into memory, when the jobs are drawn that wait now: nobody is overtaken.
+    pub fn load(&self, model: &str) -> Result<()> {
+        let mut desk = self.desk();
+        if !desk.open {
+            return Err(Error::ShuttingDown);
+        }
+        if desk.loads.iter().all(|(known, _)| known != model) {
+            desk.loads.push_back((model.to_owned(), self.shared.store.last_number()?));
+            desk.submitted += 1;
+            self.shared.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Takes back a wish to load a model. False when there is none.
+    pub fn forget_load(&self, model: &str) -> bool {
+        let mut desk = self.desk();
+        let before = desk.loads.len();
+        desk.loads.retain(|(known, _)| known != model);
+        desk.loads.len() < before
+    }
+
+    /// The models that are to be loaded, the next one first.
+    pub fn loads(&self) -> Vec<String> {
+        self.desk().loads.iter().map(|(model, _)| model.clone()).collect()
+    }
+
+    /// The model that a running job waits for, if it does.
+    pub fn loading(&self, id: &Id) -> Option<Arc<str>> {
+        self.shared.hub.loading(id)
+    }
+
+    /// What is to be done next; blocks until there is something. None when the queue was closed.
     ///
-    /// Jobs of the same size that wait behind each other are claimed together, to be drawn side by side, each on one core:
-    /// sums inside a matrix product depend on its shape, so stacking them into one tensor would change the last bits of
-    /// their pictures, but they do not depend on how many cores share the work.
-    pub fn claim(&self) -> Option<Vec<Claim>> {
+    /// Jobs of the same size and model that wait behind each other are claimed together, to be drawn side by side, each on
+    /// one core: sums inside a matrix product depend on its shape, so stacking them into one tensor would change the last
+    /// bits of their pictures, but they do not depend on how many cores share the work.
+    pub fn claim(&self) -> Option<Work> {
         loop {
             match self.take_next() {
                 Ok(Taken::Jobs(claimed)) => {
                     let begin = |(claimed, control)| self.begin(claimed, control);
                     let claims: Vec<_> = claimed.into_iter().filter_map(begin).collect();
                     if !claims.is_empty() {
-                        return Some(claims);
+                        return Some(Work::Draw(claims));
                     }
                 }
+                Ok(Taken::Load(model)) => return Some(Work::Load(model)),
                 Ok(Taken::Nothing { submitted }) => self.wait(submitted, Duration::from_secs(60)),
                 Ok(Taken::Closed) => return None,
                 Err(error) => {
@@ -306,6 +356,12 @@ impl Jobs {
         let mut desk = self.desk();
         if !desk.open {
             return Ok(Taken::Closed);
+        }
+        if let Some((_, after)) = desk.loads.front()
+            && self.shared.store.next_number()?.is_none_or(|next| next > *after)
+            && let Some((model, _)) = desk.loads.pop_front()
+        {
+            return Ok(Taken::Load(model));
         }
         let claimed = self.shared.store.claim(self.shared.limits.batch, BATCH_PIXELS)?;
         if claimed.is_empty() {

@@ -3,9 +3,10 @@
 use super::events::Step;
 use super::folder::Kind;
 use super::store::Store;
-use super::{Claim, Event, Failure, Id, Image, Jobs, State};
+use super::{Claim, Event, Failure, Id, Image, Jobs, State, Work};
 use crate::image::{encode_png, thumbnail};
-use crate::pipeline::{Notice, Picture, Pipeline, Progress, TokenCount};
+use crate::library::Library;
+use crate::pipeline::{Notice, Picture, Pipeline, Progress};
 use crate::request::{Facts, Plan};
 use crate::{Error, Result, kernels};
 use base64::Engine;
@@ -28,6 +29,19 @@ pub struct Drawn {
     pub notices: Vec<Notice>,
 }
 
+/// Has models to draw with. The library does; tests put something simpler in its place.
+pub trait Lend: Send + Sync {
+    /// Whoever draws with the model called `model`; "" is the one that is drawn with by itself. Where that is not at hand
+    /// yet, calls `on_load` and returns when it is.
+    fn lend(&self, model: &str, on_load: &mut dyn FnMut()) -> Result<Arc<dyn Draw>>;
+}
+
+impl Lend for Library {
+    fn lend(&self, model: &str, on_load: &mut dyn FnMut()) -> Result<Arc<dyn Draw>> {
+        Ok(Self::lend(self, model, on_load)?)
+    }
+}
+
 /// Draws a plan. The pipeline does; tests put something simpler in its place.
 pub trait Draw: Send + Sync {
     /// What plans have to know.
@@ -35,9 +49,6 @@ pub trait Draw: Send + Sync {
 
     /// Calls `on_step` after each step, and stops when that fails.
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn>;
-
-    /// Counts a prompt's tokens.
-    fn tokens(&self, prompt: &str) -> Result<TokenCount>;
 }
 
 impl Draw for Pipeline {
@@ -48,10 +59,6 @@ impl Draw for Pipeline {
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn> {
         Ok(Drawn { pictures: self.generate(plan, on_step)?, notices: self.notices(plan)? })
     }
-
-    fn tokens(&self, prompt: &str) -> Result<TokenCount> {
-        Self::tokens(self, prompt)
-    }
 }
 
 /// The running thread.
@@ -60,11 +67,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread that draws until the queue is closed.
-    pub fn start(jobs: Jobs, artist: Arc<dyn Draw>) -> Result<Self> {
+    /// Starts a thread that draws until the queue is closed, with what `models` lends it.
+    pub fn start(jobs: Jobs, models: Arc<dyn Lend>) -> Result<Self> {
         let work = move || {
-            while let Some(claims) = jobs.claim() {
-                draw_all(&jobs, &*artist, claims);
+            while let Some(work) = jobs.claim() {
+                match work {
+                    Work::Draw(claims) => draw_all(&jobs, &*models, claims),
+                    Work::Load(model) => load(&*models, &model),
+                }
             }
         };
         let thread = std::thread::Builder::new().name("worker".into()).spawn(work);
@@ -84,41 +94,68 @@ impl Worker {
     }
 }
 
+/// Loads a model because somebody wishes it. Whoever wants to know what became of it asks the library.
+fn load(models: &dyn Lend, model: &str) {
+    if let Err(error) = guarded("loading", || models.lend(model, &mut || ())) {
+        tracing::error!(model, %error, "a model could not be loaded");
+    }
+}
+
+/// Draws jobs of the same model, which is loaded for them if need be. A job that is not wanted any more by then is not
+/// begun.
+fn draw_all(jobs: &Jobs, models: &dyn Lend, claims: Vec<Claim>) {
+    let claims = jobs.still_wanted(claims);
+    let Some(model) = claims.first().map(|claim| claim.request.text("model").to_owned()) else { return };
+    let lent = guarded("loading", || models.lend(&model, &mut || jobs.tell_loading(&claims, &model)));
+    let claims = jobs.still_wanted(claims);
+    match lent {
+        Ok(artist) => draw_together(jobs, &*artist, claims),
+        Err(error) => {
+            let Failure { code, message } = failure(&error);
+            tracing::error!(model, %error, "a model could not be loaded");
+            claims
+                .into_iter()
+                .for_each(|claim| jobs.complete(claim, Err(Error::Failed(code.clone(), message.clone()))));
+        }
+    }
+}
+
 /// One job has all cores; of several, each has one. They end when they end, and do not wait for each other.
-fn draw_all(jobs: &Jobs, artist: &dyn Draw, claims: Vec<Claim>) {
+fn draw_together(jobs: &Jobs, artist: &dyn Draw, claims: Vec<Claim>) {
     let together = claims.len();
     let claims = Mutex::new(claims.into_iter());
     let next = || claims.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let draw = || {
+    let draw_next = || {
         while let Some(claim) = next() {
-            let outcome = guarded(jobs, artist, &claim);
+            let outcome = guarded("drawing", || draw(jobs, artist, &claim));
             jobs.complete(claim, outcome);
         }
     };
-    if together == 1 {
-        return draw();
+    if together <= 1 {
+        return draw_next();
     }
     std::thread::scope(|scope| {
         for _ in 1..together {
             let thread = std::thread::Builder::new().name("worker".into());
             // Without the thread, its job is drawn by those that are there.
-            if let Err(error) = thread.spawn_scoped(scope, || kernels::on_this_thread(draw)) {
+            if let Err(error) = thread.spawn_scoped(scope, || kernels::on_this_thread(draw_next)) {
                 tracing::warn!(%error, "a thread could not be started");
             }
         }
-        kernels::on_this_thread(draw);
+        kernels::on_this_thread(draw_next);
     });
 }
 
+fn draw(jobs: &Jobs, artist: &dyn Draw, claim: &Claim) -> Result<Drawn> {
+    let plan = Plan::new(&claim.request, &artist.facts())?;
+    let mut pace = Pace { last: Instant::now(), seconds: None };
+    artist.draw(&plan, &mut |progress| jobs.on_step(claim, progress, &mut pace))
+}
+
 /// A panic is a bug, but it must cost one job and not the server.
-fn guarded(jobs: &Jobs, artist: &dyn Draw, claim: &Claim) -> Result<Drawn> {
-    let draw = || {
-        let plan = Plan::new(&claim.request, &artist.facts())?;
-        let mut pace = Pace { last: Instant::now(), seconds: None };
-        artist.draw(&plan, &mut |progress| jobs.on_step(claim, progress, &mut pace))
-    };
-    catch_unwind(AssertUnwindSafe(draw))
-        .unwrap_or_else(|_| Err(Error::Server("the worker panicked while drawing".into())))
+fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::Server(format!("the worker panicked while {what}"))))
 }
 
 /// How long steps take, as a running mean.
@@ -139,6 +176,21 @@ impl Pace {
 }
 
 impl Jobs {
+    fn tell_loading(&self, claims: &[Claim], model: &str) {
+        let model: Arc<str> = model.into();
+        for claim in claims {
+            self.shared.hub.tell(&claim.id, Event::Loading { model: model.clone() });
+        }
+    }
+
+    /// Ends the jobs among these that were cancelled or are to be put back, and returns the others.
+    fn still_wanted(&self, claims: Vec<Claim>) -> Vec<Claim> {
+        let (over, wanted): (Vec<_>, Vec<_>) =
+            claims.into_iter().partition(|claim| claim.control.cancelled.load(Ordering::Relaxed));
+        over.into_iter().for_each(|claim| self.complete(claim, Err(Error::Cancelled)));
+        wanted
+    }
+
     /// Fails with [`Error::Cancelled`] when the job is not wanted any more; tells of the step otherwise.
     fn on_step(&self, claim: &Claim, progress: &Progress<'_>, pace: &mut Pace) -> Result<()> {
         if claim.control.cancelled.load(Ordering::Relaxed) {
@@ -229,6 +281,11 @@ fn preview(progress: &Progress<'_>) -> Result<Option<Arc<str>>> {
 fn failure(error: &Error) -> Failure {
     let (code, message) = match error {
         Error::NonFinite(message) => ("nonfinite_latents", format!("{message}. Try less guidance or another sampler.")),
+        Error::Failed(code, message) => (code.as_str(), message.clone()),
+        Error::Invalid(errors) if errors.iter().all(|error| error.field == "model") => {
+            let [code, message] = errors.first().map_or(["", ""], |error| [error.code, &error.message]);
+            (code, format!("{message}."))
+        }
         Error::Invalid(_) => ("invalid_request", format!("It does not fit the model that is loaded now: {error}")),
         Error::Storage(_) | Error::Io { .. } => {
             ("storage", "The pictures could not be stored. Is the disk full?".to_owned())

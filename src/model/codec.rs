@@ -92,6 +92,16 @@ impl CodecConfig {
             Self::Tiny(config) => config.latent_channels,
         }
     }
+
+    /// Whether it is tiny by itself.
+    pub(super) fn is_tiny(&self) -> bool {
+        matches!(self, Self::Tiny(_))
+    }
+
+    /// Whether it is of the bundled model's kind.
+    pub(super) fn is_patch(&self) -> bool {
+        matches!(self, Self::Patch(_))
+    }
 }
 
 /// Which decoder draws a finished picture.

@@ -143,6 +143,7 @@ impl Receipt {
             decoder: Some(self.decoder().name().to_owned()),
             control,
             control_preprocessor,
+            model: Some(self.model.clone()),
             ..self.strength.map(|_| self.repaint.request()).unwrap_or_default()
         }
     }
@@ -246,8 +247,13 @@ impl Controlled {
 }
 
 /// A value with commas, colons or line breaks is written as a JSON string.
+/// A value with commas, colons, line breaks, quotes or blank ends is written as a JSON string.
 fn quoted(value: &str) -> String {
-    if value.contains([',', ':', '\n']) { serde_json::Value::from(value).to_string() } else { value.to_owned() }
+    if value.contains([',', ':', '\n', '"']) || value.trim() != value {
+        serde_json::Value::from(value).to_string()
+    } else {
+        value.to_owned()
+    }
 }
 
 /// The names other programs know our samplers by.

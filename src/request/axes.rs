@@ -4,13 +4,14 @@ use super::GenerateRequest;
 use crate::error::FieldError;
 
 /// What can vary: its name in requests, and in words.
-pub const AXES: [(&str, &str); 6] = [
+pub const AXES: [(&str, &str); 7] = [
     ("steps", "Steps"),
     ("guidance", "Guidance"),
     ("sampler", "Sampler"),
     ("schedule", "Schedule"),
     ("seed", "Seed"),
     ("words", "Prompt words"),
+    ("model", "Model"),
 ];
 /// The most pictures of one grid.
 pub const MAX_CELLS: usize = 64;

@@ -62,6 +62,7 @@ impl Checker {
             start: self.start(request, facts, repaint, (width, height), count),
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
             decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
+            model: facts.name.clone(),
         }
     }
 

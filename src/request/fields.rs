@@ -128,6 +128,8 @@ request! {
     extend: Text,
     /// A noise generator's name.
     noise: Text,
+    /// A model's name.
+    model: Text,
     /// Which decoder draws the finished picture: `full`, the model's own, or `tiny`, faster and not as well.
     decoder: Text,
     /// ControlNets, separated by commas, each `NAME[:WEIGHT[:START[:END]]]`: how much it counts, from 0 to 2, and from which

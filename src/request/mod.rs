@@ -55,7 +55,7 @@ impl GenerateRequest {
 }
 
 /// What other programs call our fields.
-const ELSEWHERE: [(&str, &str); 20] = [
+const ELSEWHERE: [(&str, &str); 22] = [
     ("cfg", "guidance"),
     ("cfg_scale", "guidance"),
     ("guidance_scale", "guidance"),
@@ -76,6 +76,8 @@ const ELSEWHERE: [(&str, &str); 20] = [
     ("controlnet", "control"),
     ("controlnet_conditioning_scale", "control"),
     ("control_guidance_end", "control"),
+    ("checkpoint", "model"),
+    ("sd_model_checkpoint", "model"),
 ];
 
 /// The field that was probably meant, for "did you mean": by its name elsewhere, else by its spelling.
@@ -101,7 +103,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 }
 
 /// `text` on one line of at most 60 characters with control characters escaped, to be shown in a message.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
     format!("\"{}{dots}\"", short.escape_debug())

@@ -28,8 +28,8 @@ pub struct Parameters {
 
 /// Fewer settings than this make the last line a part of the prompt, as other readers have it.
 const FEWEST: usize = 3;
-/// Which model and program drew a picture: not settings that could be ignored.
-const ORIGIN: [&str; 5] = ["Model", "Model hash", "VAE", "VAE hash", "Version"];
+/// Which files and program drew a picture: not settings that could be ignored.
+const ORIGIN: [&str; 4] = ["Model hash", "VAE", "VAE hash", "Version"];
 
 /// Reads a `parameters` text; none where it has no line of settings. A setting that is not known or not possible here
 /// (another sampler, say) is listed, and its field stays empty.
@@ -78,6 +78,7 @@ impl Parameters {
             "Mask blur" => self.set_whole("mask_feather", value),
             "Masked area padding" => self.set_whole("only_masked_padding", value),
             "Inpaint area" => only_masked(value).is_some_and(|only| self.set("only_masked", only.to_string())),
+            "Model" => self.set("model", value),
             // Ours alone.
             "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
             "VAE Decoder" => decoder(value).is_some_and(|decoder| self.set("decoder", decoder.name())),

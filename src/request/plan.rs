@@ -138,11 +138,13 @@ pub struct Plan {
     pub decoder: Decoder,
     /// What it is drawn along.
     pub controls: Vec<Control>,
+    /// The name of the model that this is for.
+    pub model: String,
 }
 
 impl Plan {
-    /// Checks `request` for a model. On failure lists every wrong field ([`Error::Invalid`]). Decodes the pictures, so
-    /// it may take a while: keep it off async threads.
+    /// Checks `request` for the model that it means: which one that is, `facts` say. On failure lists every wrong field
+    /// ([`Error::Invalid`]). Decodes the pictures, so it may take a while: keep it off async threads.
     pub fn new(request: &GenerateRequest, facts: &Facts) -> Result<Self> {
         let mut checker = Checker { errors: request.problems.clone() };
         let plan = checker.plan(request, facts);
@@ -176,6 +178,7 @@ impl Plan {
             decoder: Some(self.decoder.name().to_owned()),
             control,
             control_preprocessor,
+            model: Some(self.model.clone()),
             ..repaint
         }
     }

@@ -35,8 +35,8 @@ struct Watch {
     over: bool,
 }
 
-/// What happens to a job, as server-sent events: a `snapshot` (the job) first, then `queued`, `started`, `step`, and at the
-/// end `done`, `failed` or `cancelled` (the job).
+/// What happens to a job, as server-sent events: a `snapshot` (the job) first, then `queued`, `started`, `loading` (where its
+/// model has to be loaded), `step`, and at the end `done`, `failed` or `cancelled` (the job).
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/events", tag = "jobs",
     params(("id" = String, Path, description = "32 hexadecimal digits"),
            ("preview" = Option<String>, Query, description = "0: without previews"),
@@ -114,6 +114,7 @@ impl Watch {
         let name = match &event {
             Event::Queued { .. } => "queued",
             Event::Started { .. } => "started",
+            Event::Loading { .. } => "loading",
             Event::Step(_) | Event::Ended { .. } => "step",
         };
         Some(sent(number, name, &event))

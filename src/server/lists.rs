@@ -6,27 +6,20 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::request::MAX_CONTROLS;
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
-/// The models that can be drawn with.
-#[utoipa::path(get, path = "/api/v1/models", tag = "choices",
-    responses((status = 200, description = "All of them, and the default", body = Object), Problems))]
-pub(super) async fn models(State(app): State<App>) -> Json<Value> {
-    let facts = app.facts();
-    let defaults =
-        json!({ "steps": facts.steps, "guidance": facts.guidance, "width": facts.width, "height": facts.height });
-    Json(json!({ "models": [{
-        "name": facts.name, "loaded": true, "multiple_of": facts.multiple_of, "defaults": defaults,
-    }] }))
-}
-
-/// The ControlNets among the models, and why some do not fit the model that draws.
+/// The ControlNets among the models, and why some do not fit a model.
 #[utoipa::path(get, path = "/api/v1/controlnets", tag = "choices",
+    params(("model" = Option<String>, Query, description = "The model to fit; without it, the one that comes first")),
     responses((status = 200, description = "Names, whether they fit, and if not, why", body = Object), Problems))]
-pub(super) async fn controlnets(State(app): State<App>) -> Result<Json<Value>, Problem> {
-    let nets = app.facts().controlnets.clone();
+pub(super) async fn controlnets(
+    State(app): State<App>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Problem> {
     let listed = blocking(move || {
+        let nets = app.library().facts(query.get("model").map_or("", String::as_str))?.controlnets;
         let entry = |name: String| {
             let reason = nets.check("control", &name).err().map(|error| error.message);
             json!({ "name": name, "fits": reason.is_none(), "reason": reason })

@@ -2,8 +2,8 @@
 
 use super::openapi::Problems;
 use super::{App, Problem};
-use crate::Result;
 use crate::jobs::Counts;
+use crate::{Result, memory};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header;
 use axum::middleware::Next;
@@ -37,6 +37,20 @@ struct InState {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfModel {
+    model: String,
+}
+
+/// What is looked up when it is asked for.
+struct LookedUp {
+    counts: Counts,
+    seconds_per_step: f64,
+    /// Those in memory, with what they take.
+    models: Vec<(String, u64)>,
+    model_budget: u64,
+}
+
 /// What is counted as it happens. Everything else is looked up when it is asked for.
 pub(super) struct Metrics {
     requests: Family<Asked, Counter>,
@@ -53,7 +67,8 @@ impl Metrics {
     }
 
     /// All of it as text. Nothing is registered for longer than this, so nothing can be stale.
-    fn text(&self, counts: &Counts, seconds_per_step: f64) -> Result<String, std::fmt::Error> {
+    fn text(&self, looked_up: &LookedUp) -> Result<String, std::fmt::Error> {
+        let LookedUp { counts, seconds_per_step, models, model_budget } = looked_up;
         let mut registry = Registry::with_prefix("limner");
         registry.register("http_requests", "Requests answered", self.requests.clone());
         registry.register("http_request_duration_seconds", "Time until an answer began", self.durations.clone());
@@ -65,10 +80,17 @@ impl Metrics {
         let whole = |value: u64| ConstGauge::new(value as i64);
         registry.register("queue_upload_bytes", "Uploads of open jobs", whole(counts.upload_bytes));
         registry.register("pictures", "Pictures kept", whole(counts.pictures));
-        registry.register("step_seconds", "How long a sampler step took lately", ConstGauge::new(seconds_per_step));
+        registry.register("step_seconds", "How long a sampler step took lately", ConstGauge::new(*seconds_per_step));
+        let bytes = Family::<OfModel, Gauge>::default();
+        for (model, of_model) in models {
+            bytes.get_or_create(&OfModel { model: model.clone() }).set(*of_model as i64);
+        }
+        registry.register("model_bytes", "What the weights of a model in memory take", bytes);
+        registry.register("models_loaded", "Models in memory", whole(models.len() as u64));
+        registry.register("models_budget_bytes", "What all of them may take", whole(*model_budget));
         let mut process = Registry::default();
         process.register("process_start_time_seconds", "When this process began", ConstGauge::new(self.started));
-        if let Some(bytes) = resident_bytes() {
+        if let Some(bytes) = memory::resident_bytes() {
             process.register("process_resident_memory_bytes", "Memory in use", whole(bytes));
         }
         let (mut ours, mut all) = (String::new(), String::new());
@@ -100,17 +122,12 @@ pub(super) async fn count(State(app): State<App>, request: Request, next: Next) 
     responses((status = 200, description = "Metrics in OpenMetrics text", body = String, content_type = "application/openmetrics-text"), Problems))]
 pub(super) async fn show(State(app): State<App>) -> Result<Response, Problem> {
     let counts = app.ask(crate::jobs::Jobs::counts).await?;
-    let text = app.inner.metrics.text(&counts, app.jobs().seconds_per_step());
+    let (models, model_budget) = (app.library().loaded(), app.library().budget());
+    let looked_up = LookedUp { counts, seconds_per_step: app.jobs().seconds_per_step(), models, model_budget };
+    let text = app.inner.metrics.text(&looked_up);
     let text = text.map_err(|_| crate::Error::Server("the metrics could not be written".into()))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
-}
-
-/// What the system says of this process's memory; only Linux says it in this way.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[cfg(test)]
@@ -124,13 +141,18 @@ mod tests {
         let metrics = Metrics::new();
         let asked = Asked { route: "/jobs/{id}".into(), method: "GET".into(), status: 200 };
         metrics.requests.get_or_create(&asked).inc();
-        let text = metrics.text(&counts, 0.25).unwrap();
+        let models = vec![("icons".to_owned(), 5)];
+        let looked_up = LookedUp { counts, seconds_per_step: 0.25, models, model_budget: 8 };
+        let text = metrics.text(&looked_up).unwrap();
         for line in [
             "limner_http_requests_total{route=\"/jobs/{id}\",method=\"GET\",status=\"200\"} 1",
             "limner_jobs{state=\"queued\"} 2",
             "limner_pictures 7",
             "limner_queue_upload_bytes 9",
             "limner_step_seconds 0.25",
+            "limner_model_bytes{model=\"icons\"} 5",
+            "limner_models_loaded 1",
+            "limner_models_budget_bytes 8",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

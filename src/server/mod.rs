@@ -10,6 +10,7 @@ mod jobs;
 mod listen;
 mod lists;
 mod metrics;
+mod models;
 mod openapi;
 mod page;
 mod pictures;
@@ -21,7 +22,8 @@ pub use problem::Problem;
 
 use crate::config::ServerConfig;
 use crate::error::{Error, Result};
-use crate::jobs::{Draw, Event, Id, Job, Jobs, State as JobState, Worker};
+use crate::jobs::{Event, Id, Job, Jobs, State as JobState, Worker};
+use crate::library::Library;
 use crate::request::{Facts, GenerateRequest, Plan};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
@@ -42,8 +44,9 @@ pub struct App {
 
 struct Inner {
     config: ServerConfig,
-    facts: Facts,
-    artist: Arc<dyn Draw>,
+    library: Arc<Library>,
+    /// Of the model that is drawn with where none is chosen, as it was at first: pages are shown whatever becomes of it.
+    first_facts: Facts,
     jobs: Jobs,
     worker: Worker,
     metrics: Metrics,
@@ -52,14 +55,14 @@ struct Inner {
 
 impl App {
     /// Opens the data folder and starts the worker.
-    pub fn start(config: ServerConfig, folder: &Path, artist: Arc<dyn Draw>) -> Result<Self> {
-        let (facts, jobs) = (artist.facts(), Jobs::open(folder, config.limits())?);
-        let worker = Worker::start(jobs.clone(), artist.clone())?;
+    pub fn start(config: ServerConfig, folder: &Path, library: Arc<Library>) -> Result<Self> {
+        let (first_facts, jobs) = (library.facts("")?, Jobs::open(folder, config.limits())?);
+        let worker = Worker::start(jobs.clone(), library.clone())?;
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
-                facts,
-                artist,
+                library,
+                first_facts,
                 jobs,
                 worker,
                 metrics: Metrics::new(),
@@ -83,14 +86,23 @@ impl App {
         &self.inner.stopping
     }
 
-    fn facts(&self) -> &Facts {
-        &self.inner.facts
+    /// The models.
+    pub fn library(&self) -> &Library {
+        &self.inner.library
     }
 
-    /// Counts a prompt's tokens.
-    async fn tokens(&self, prompt: String) -> Result<serde_json::Value> {
-        let artist = self.inner.artist.clone();
-        let count = blocking(move || artist.tokens(&prompt)).await?;
+    /// Checks requests.
+    async fn plans(&self, requests: Vec<GenerateRequest>) -> Result<Vec<(GenerateRequest, Plan)>> {
+        let inner = self.inner.clone();
+        let plan = move |request: GenerateRequest| inner.plan(&request).map(|plan| (request, plan));
+        blocking(move || requests.into_iter().map(plan).collect()).await
+    }
+
+    /// Counts a prompt's tokens, as the model reads it that the request means.
+    async fn tokens(&self, request: GenerateRequest) -> Result<serde_json::Value> {
+        let inner = self.inner.clone();
+        let count =
+            blocking(move || inner.library.tokens(request.text("model").trim(), request.text("prompt"))).await?;
         serde_json::to_value(count).map_err(|error| Error::Server(error.to_string()))
     }
 
@@ -163,8 +175,17 @@ impl App {
 impl Inner {
     /// Checks a request and stores it as a job. May block.
     fn accept(&self, request: &GenerateRequest, key: Option<&str>) -> Result<Id> {
-        let plan = Plan::new(request, &self.facts)?;
-        self.jobs.submit(request, &plan, key)
+        self.jobs.submit(request, &self.plan(request)?, key)
+    }
+
+    /// Checks a request for the model that it names. Without a model nothing else can be checked but what was wrong
+    /// with the request before. May block.
+    fn plan(&self, request: &GenerateRequest) -> Result<Plan> {
+        match self.library.facts(request.text("model").trim()) {
+            Ok(facts) => Plan::new(request, &facts),
+            Err(Error::Invalid(errors)) => Err(Error::Invalid([request.problems.clone(), errors].concat())),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -241,7 +262,7 @@ async fn ready(State(app): State<App>) -> Result<Response, Problem> {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_worker", "The worker has died."));
     }
     let status = app.ask(|jobs| jobs.status()).await?;
-    let (name, waiting, running) = (&app.facts().name, status.waiting, status.running);
+    let (name, waiting, running) = (app.library().first(), status.waiting, status.running);
     Ok(Json(serde_json::json!({ "status": "ready", "model": name, "waiting": waiting, "running": running }))
         .into_response())
 }

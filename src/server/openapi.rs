@@ -2,7 +2,7 @@
 
 use super::problem::Document;
 use super::{__path_alive, __path_ready};
-use super::{App, alive, api, events, images, jobs, lists, metrics, page, pictures, ready};
+use super::{App, alive, api, events, images, jobs, lists, metrics, models, page, pictures, ready};
 use crate::request::{FIELDS, GenerateRequest, Kind};
 use axum::Router;
 use axum::http::header;
@@ -34,8 +34,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(pictures::tokens))
         .routes(routes!(pictures::inspect))
         .routes(routes!(pictures::replay))
-        .routes(routes!(lists::models))
         .routes(routes!(lists::controlnets))
+        .routes(routes!(models::list))
+        .routes(routes!(models::load))
+        .routes(routes!(models::unload))
         .routes(routes!(lists::samplers))
         .routes(routes!(lists::schedules))
         .routes(routes!(metrics::show))

@@ -4,6 +4,7 @@ use super::openapi::Problems;
 use super::{App, Problem, blocking, body, view};
 use crate::image::read_png_text;
 use crate::jobs::Image;
+use crate::library::Library;
 use crate::pipeline::Receipt;
 use crate::request::{GenerateRequest, from_parameters};
 use crate::{Error, Result};
@@ -18,7 +19,7 @@ struct Found {
     request: GenerateRequest,
     /// Only files that this program wrote have one.
     receipt: Option<Receipt>,
-    /// Settings of other programs that mean nothing here.
+    /// Settings that mean nothing here.
     ignored: Vec<String>,
 }
 
@@ -27,7 +28,9 @@ struct Found {
     responses((status = 200, description = "source, request, receipt and what was ignored", body = Object), Problems))]
 pub(super) async fn inspect(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
     let file = body::png(&app, request).await?;
-    let found = blocking(move || Ok(read(&file))).await?.ok_or_else(nothing_in_it)?;
+    let inner = app.inner.clone();
+    let look = move || Ok(read(&file).map(|found| found.without_unknown_model(&inner.library)));
+    let found = blocking(look).await?.ok_or_else(nothing_in_it)?;
     let source = if found.receipt.is_some() { "limner" } else { "parameters" };
     Ok(Json(json!({
         "source": source,
@@ -35,6 +38,15 @@ pub(super) async fn inspect(State(app): State<App>, request: Request) -> Result<
         "receipt": found.receipt,
         "ignored": found.ignored,
     })))
+}
+
+impl Found {
+    /// A model that is not here cannot be chosen: it is one more thing that means nothing.
+    fn without_unknown_model(mut self, library: &Library) -> Self {
+        let unknown = self.request.model.take_if(|name| library.get(name).is_none());
+        self.ignored.extend(unknown.map(|name| format!("Model: {name}")));
+        self
+    }
 }
 
 fn read(file: &Bytes) -> Option<Found> {
@@ -91,11 +103,10 @@ fn differences(before: &Receipt, old: &[u8], image: &Image, new: &[u8]) -> Vec<S
     told
 }
 
-/// Says how a prompt fills the chunks that the model reads.
+/// Says how a prompt fills the chunks that the model reads, which has to be in memory.
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "choices", request_body = GenerateRequest,
     responses((status = 200, description = "count, limit and chunks", body = Object), Problems))]
 pub(super) async fn tokens(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
     let request = GenerateRequest::from_json(&body::json(&app, request).await?)?;
-    let prompt = request.text("prompt").to_owned();
-    Ok(Json(app.tokens(prompt).await?))
+    Ok(Json(app.tokens(request).await?))
 }

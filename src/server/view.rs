@@ -6,6 +6,7 @@ use crate::jobs::{Failure, Id, Image, Job, Jobs, State};
 use crate::request::{GenerateRequest, Kind};
 use serde::Serialize;
 use serde_json::{Number, Value};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// A job and what is known of it now.
@@ -28,6 +29,9 @@ pub(super) struct JobView {
     step: usize,
     /// Steps in all.
     steps: usize,
+    /// The model that is being loaded for it; none unless it waits for that.
+    #[schema(value_type = Option<String>)]
+    loading: Option<Arc<str>>,
     /// Until it begins, or while it runs until it ends.
     eta_seconds: Option<f64>,
     /// What was asked for, every field explicit, without the files; `seed_text` is the seed again, as text.
@@ -95,6 +99,7 @@ pub(super) fn job(jobs: &Jobs, job: &Job) -> Result<JobView> {
         ended_at: time(job.ended_at),
         step: step.map_or(if job.state == State::Done { steps } else { 0 }, |step| step.step),
         steps,
+        loading: if job.state == State::Running { jobs.loading(&job.id) } else { None },
         eta_seconds: eta,
         request: request(&job.request),
         has_image: job.has("image"),

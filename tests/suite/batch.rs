@@ -1,10 +1,10 @@
 //! Jobs that are drawn side by side.
 
-use crate::jobs::{Sleeper, ended, request, state, submit};
+use crate::jobs::{Sleeper, claims, ended, request, state, submit, worker};
 use crate::{pipeline, tiny_model};
 use candle_core::Device;
-use limner::jobs::{Claim, Draw, Drawn, Id, Jobs, Limits, State, Worker};
-use limner::pipeline::{Pipeline, Progress, TokenCount};
+use limner::jobs::{Claim, Draw, Drawn, Id, Jobs, Limits, State};
+use limner::pipeline::{Pipeline, Progress};
 use limner::request::{Facts, Plan};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,6 @@ use std::sync::{Arc, Barrier};
 
 fn open(folder: &Path) -> Jobs {
     Jobs::open(folder, Limits { jobs: 99, upload_bytes: 1000, batch: 3 }).unwrap()
-}
-
-fn claim(jobs: &Jobs) -> Vec<Claim> {
-    jobs.claim().unwrap()
 }
 
 fn ids(claims: &[Claim]) -> Vec<&Id> {
@@ -30,7 +26,7 @@ fn neighbours_of_one_size_go_together_and_nobody_is_overtaken() {
     let sizes = [&[][..], &[], &[("width", "16")], &[("height", "16")], &[], &[], &[], &[], large, large];
     let all: Vec<Id> = sizes.iter().map(|set| submit(&jobs, set, None).unwrap()).collect();
     for expected in [&all[0..2], &all[2..3], &all[3..4], &all[4..7], &all[7..8], &all[8..9], &all[9..10]] {
-        assert_eq!(ids(&claim(&jobs)), expected.iter().collect::<Vec<_>>());
+        assert_eq!(ids(&claims(&jobs)), expected.iter().collect::<Vec<_>>());
     }
     assert_eq!(jobs.status().unwrap().running, 10);
 }
@@ -42,12 +38,12 @@ fn jobs_that_were_begun_before_are_drawn_alone() {
     {
         let jobs = open(folder.path());
         (0..3).for_each(|_| drop(submit(&jobs, &[], None).unwrap()));
-        assert_eq!(claim(&jobs).len(), 3);
+        assert_eq!(claims(&jobs).len(), 3);
         // The server dies here.
     }
     let jobs = open(folder.path());
     (0..2).for_each(|_| drop(submit(&jobs, &[], None).unwrap()));
-    assert_eq!([(); 4].map(|()| claim(&jobs).len()), [1, 1, 1, 2]);
+    assert_eq!([(); 4].map(|()| claims(&jobs).len()), [1, 1, 1, 2]);
 }
 
 /// Draws nothing before three are at it.
@@ -62,10 +58,6 @@ impl Draw for Three {
         self.0.wait();
         Sleeper::default().draw(plan, on_step)
     }
-
-    fn tokens(&self, _: &str) -> limner::Result<TokenCount> {
-        Ok(TokenCount::default())
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +67,7 @@ async fn each_of_them_ends_in_its_own_way() {
     let long = submit(&jobs, &[("steps", "1000")], None).unwrap();
     let unlucky = submit(&jobs, &[("guidance", "13")], None).unwrap();
     let short = submit(&jobs, &[("steps", "5")], None).unwrap();
-    let worker = Worker::start(jobs.clone(), Arc::new(Three(Barrier::new(3)))).unwrap();
+    let worker = worker(&jobs, &Arc::new(Three(Barrier::new(3))));
     assert_eq!(ended(&jobs, &unlucky).await, State::Failed);
     assert_eq!(ended(&jobs, &short).await, State::Done);
     assert_eq!((state(&jobs, &long), jobs.status().unwrap().running), (State::Running, 1));
@@ -104,10 +96,6 @@ impl Draw for Counted {
         self.now.fetch_sub(1, Ordering::SeqCst);
         drawn
     }
-
-    fn tokens(&self, prompt: &str) -> limner::Result<TokenCount> {
-        self.pipeline.tokens(prompt)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +110,7 @@ async fn pictures_are_the_same_files_as_alone() {
     });
     let submit = |request| jobs.submit(request, &Plan::new(request, &artist.facts()).unwrap(), None).unwrap();
     let ids = requests.each_ref().map(submit);
-    let worker = Worker::start(jobs.clone(), artist.clone()).unwrap();
+    let worker = worker(&jobs, &artist);
     for (id, request) in ids.iter().zip(&requests) {
         assert_eq!(ended(&jobs, id).await, State::Done);
         let found = jobs.get(id).unwrap().unwrap().images;

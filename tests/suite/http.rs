@@ -6,12 +6,11 @@ use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use candle_core::Device;
 use clap::Parser;
 use http_body_util::BodyExt;
 use limner::config::ServerConfig;
 use limner::image::{RgbImage, encode_png, read_png_text};
-use limner::pipeline::Pipeline;
+use limner::library::Library;
 use limner::server::{App, router, serve};
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
@@ -26,13 +25,21 @@ struct Settings {
     config: ServerConfig,
 }
 
-static PIPELINE: LazyLock<Arc<Pipeline>> =
-    LazyLock::new(|| Arc::new(Pipeline::load(&tiny_model::path(), &Device::Cpu).unwrap()));
+/// The tests' one model, in memory.
+static LIBRARY: LazyLock<Arc<Library>> = LazyLock::new(|| {
+    let library = crate::library::library(&[], &tiny_model::path(), u64::MAX);
+    library.lend("", &mut || ()).unwrap();
+    Arc::new(library)
+});
 
 pub(crate) fn app(arguments: &[&str]) -> App {
+    app_with(arguments, LIBRARY.clone())
+}
+
+pub(crate) fn app_with(arguments: &[&str], library: Arc<Library>) -> App {
     let settings = Settings::parse_from([&["limner"], arguments].concat());
     let folder = tempfile::tempdir().unwrap().keep();
-    App::start(settings.config, &folder, PIPELINE.clone()).unwrap()
+    App::start(settings.config, &folder, library).unwrap()
 }
 
 pub(crate) fn routes() -> Router {
@@ -596,7 +603,7 @@ async fn the_api_is_described_as_it_is() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{method} {path} says nothing");
-            let address = path.replace("{id}", &"0".repeat(32));
+            let address = path.replace("{id}", &"0".repeat(32)).replace("{name}", "nothing");
             let (status, answer) = of(&routes, with(&method.to_uppercase(), &address, "")).await;
             assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
             assert_ne!(answer["detail"], "There is nothing at this address.", "{method} {path}");

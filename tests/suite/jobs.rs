@@ -1,8 +1,8 @@
 //! The jobs behind their boundary: what is accepted is drawn once, whatever happens in between.
 
 use limner::Error;
-use limner::jobs::{Claim, Draw, Drawn, Event, Id, Jobs, Limits, Query, State, Uploads, Worker};
-use limner::pipeline::{Progress, TokenCount};
+use limner::jobs::{Claim, Draw, Drawn, Event, Id, Jobs, Lend, Limits, Query, State, Uploads, Work, Worker};
+use limner::pipeline::Progress;
 use limner::request::{Facts, GenerateRequest, Plan};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,10 +29,20 @@ impl Draw for Sleeper {
         }
         Ok(Drawn::default())
     }
+}
 
-    fn tokens(&self, _: &str) -> limner::Result<TokenCount> {
-        Ok(TokenCount::default())
+/// Lends itself, whatever model is asked for.
+pub(crate) struct One<T>(pub(crate) Arc<T>);
+
+impl<T: Draw + 'static> Lend for One<T> {
+    fn lend(&self, _: &str, _: &mut dyn FnMut()) -> limner::Result<Arc<dyn Draw>> {
+        Ok(self.0.clone())
     }
+}
+
+/// A worker that has only this to draw with.
+pub(crate) fn worker<T: Draw + 'static>(jobs: &Jobs, artist: &Arc<T>) -> Worker {
+    Worker::start(jobs.clone(), Arc::new(One(artist.clone()))).unwrap()
 }
 
 fn open(folder: &Path, jobs: usize) -> Jobs {
@@ -64,7 +74,14 @@ pub(crate) async fn ended(jobs: &Jobs, id: &Id) -> State {
 }
 
 fn claim(jobs: &Jobs) -> Claim {
-    jobs.claim().unwrap().remove(0)
+    claims(jobs).remove(0)
+}
+
+pub(crate) fn claims(jobs: &Jobs) -> Vec<Claim> {
+    match jobs.claim() {
+        Some(Work::Draw(claims)) => claims,
+        _ => panic!("no jobs"),
+    }
 }
 
 #[tokio::test]
@@ -74,7 +91,7 @@ async fn jobs_are_drawn_in_order_and_a_full_queue_says_when_to_come_back() {
     let (first, second) = (submit(&jobs, &[], None).unwrap(), submit(&jobs, &[], None).unwrap());
     assert!(matches!(submit(&jobs, &[], None), Err(Error::Overloaded { retry_after_seconds: 1.. })));
     assert_eq!((jobs.position(&first).unwrap().unwrap().0, jobs.position(&second).unwrap().unwrap().0), (1, 2));
-    let worker = Worker::start(jobs.clone(), Arc::new(Sleeper::default())).unwrap();
+    let worker = worker(&jobs, &Arc::new(Sleeper::default()));
     assert_eq!((ended(&jobs, &first).await, ended(&jobs, &second).await), (State::Done, State::Done));
     let list = jobs.list(&Query { limit: 9, ..Query::default() }).unwrap();
     assert_eq!(list.iter().map(|job| &job.id).collect::<Vec<_>>(), [&second, &first]);
@@ -90,7 +107,7 @@ async fn a_cancelled_job_stops_within_one_step() {
     let (id, waiting) = (submit(&jobs, &[("steps", "1000")], None).unwrap(), submit(&jobs, &[], None).unwrap());
     assert!(jobs.cancel(&waiting).unwrap());
     assert_eq!(state(&jobs, &waiting), State::Cancelled);
-    let _worker = Worker::start(jobs.clone(), sleeper.clone()).unwrap();
+    let _worker = worker(&jobs, &sleeper);
     while sleeper.steps.load(Ordering::Relaxed) < 3 {
         tokio::task::yield_now().await;
     }
@@ -105,7 +122,7 @@ async fn a_cancelled_job_stops_within_one_step() {
 async fn a_panic_costs_one_job() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = open(folder.path(), 9);
-    let worker = Worker::start(jobs.clone(), Arc::new(Sleeper::default())).unwrap();
+    let worker = worker(&jobs, &Arc::new(Sleeper::default()));
     let (unlucky, next) = (submit(&jobs, &[("guidance", "13")], None).unwrap(), submit(&jobs, &[], None).unwrap());
     assert_eq!((ended(&jobs, &unlucky).await, ended(&jobs, &next).await), (State::Failed, State::Done));
     assert_eq!(jobs.get(&unlucky).unwrap().unwrap().error.unwrap().code, "internal");
@@ -188,7 +205,7 @@ fn uploads_count_against_the_limit_and_come_back_with_the_claim() {
 async fn a_cancel_never_falls_between_waiting_and_running() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = open(folder.path(), 2);
-    let worker = Worker::start(jobs.clone(), Arc::new(Sleeper::default())).unwrap();
+    let worker = worker(&jobs, &Arc::new(Sleeper::default()));
     for round in 0..40 {
         let id = submit(&jobs, &[("steps", "1000")], None).unwrap();
         std::thread::sleep(std::time::Duration::from_micros(100 * round));
@@ -208,7 +225,7 @@ async fn an_end_that_cannot_be_stored_is_stored_later() {
         "CREATE TRIGGER fault BEFORE UPDATE ON jobs WHEN NEW.state = 'done' BEGIN SELECT RAISE(ABORT, 'full'); END";
     other.execute_batch(fault).unwrap();
     let id = submit(&jobs, &[("steps", "1")], None).unwrap();
-    let worker = Worker::start(jobs.clone(), Arc::new(Sleeper::default())).unwrap();
+    let worker = worker(&jobs, &Arc::new(Sleeper::default()));
     let waiting = tokio::spawn({
         let (jobs, id) = (jobs.clone(), id.clone());
         async move { ended(&jobs, &id).await }

@@ -16,6 +16,7 @@ mod http;
 mod hub;
 mod images;
 mod jobs;
+mod library;
 mod networks;
 mod pages;
 mod parity;

@@ -3,7 +3,7 @@
 use crate::checkpoint::Tiny;
 use crate::networks::formula::{Formula, input};
 use candle_core::{DType, Device, Tensor};
-use limner::model::checkpoint::Model;
+use limner::model::checkpoint::{Model, Opened};
 use limner::model::codec::{Codec, Decoder};
 use limner::model::taesd::{AutoencoderTiny, TinyConfig};
 use serde::Deserialize;
@@ -125,7 +125,7 @@ fn a_companion_is_found_beside_the_model_by_any_of_its_names() {
         let place = Place::new();
         place.write(file, |name| format!("{prefix}{}", original(name)));
         let model = place.load().unwrap();
-        assert!(model.has_tiny_decoder());
+        assert!(model.companion.is_some());
         let tiny = model.decode(&latents, Decoder::Tiny).unwrap();
         assert_eq!(tiny.dims(), [1, 3, 6, 4]);
         assert_eq!(numbers(&tiny), numbers(&model.preview(&latents).unwrap()));
@@ -146,16 +146,16 @@ fn a_companion_is_found_beside_the_model_by_any_of_its_names() {
 fn without_a_companion_the_models_own_decoder_serves() {
     let place = Place::new();
     let (model, latents) = (place.load().unwrap(), input("input.latents", &[1, 4, 3, 2]));
-    assert!(!model.has_tiny_decoder());
+    assert!(model.companion.is_none());
     let decode = |decoder| numbers(&model.decode(&latents, decoder).unwrap());
     assert_eq!(decode(Decoder::Tiny), decode(Decoder::Full));
     assert_eq!(model.preview(&latents).unwrap().dims(), [1, 3, 3, 2]);
     // Latents of another variance want another companion.
     place.write("taesd.safetensors", original);
     place.tiny.change("vae/config.json", &json!({ "scaling_factor": 0.13025 }));
-    assert!(!place.load().unwrap().has_tiny_decoder());
+    assert!(place.load().unwrap().companion.is_none());
     fs::rename(place.path("taesd.safetensors"), place.path("taesdxl_decoder.safetensors")).unwrap();
-    assert!(place.load().unwrap().has_tiny_decoder());
+    assert!(place.load().unwrap().companion.is_some());
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_folder_may_have_it_as_its_autoencoder() {
         formula.named().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
     tiny.save("vae/diffusion_pytorch_model.safetensors", &tensors);
     let model = Model::load(tiny.path(), &Device::Cpu, DType::F32).unwrap();
-    assert!(matches!(model.codec, Codec::Tiny(_)) && model.has_tiny_decoder());
+    assert!(matches!(model.codec, Codec::Tiny(_)) && Opened::read(tiny.path()).unwrap().has_tiny_decoder());
     assert_eq!((model.codec.factor(), model.codec.latent_channels()), (2, 4));
     let picture = input("input.picture", &[1, 3, 4, 6]);
     let latents = model.codec.encode(&picture).unwrap();

@@ -18,6 +18,8 @@ use ureq::http::{Request, Uri};
 const CHUNK: usize = 1 << 17;
 const AHEAD: usize = 8;
 
+const CERTIFICATES: &str = "if that host's certificate is signed by an authority of your own, name it in SSL_CERT_FILE";
+
 /// An answer whose body comes in pieces.
 pub(in crate::hub) struct Answer {
     pub(in crate::hub) head: Parts,
@@ -104,8 +106,12 @@ impl Answer {
 /// No answer. A wrong name or certificate stays wrong; everything else may be better a second later.
 fn unreachable(at: &Uri, error: &ureq::Error) -> Trouble {
     let host = address::host(at);
-    let message = format!("{host} cannot be reached: {error}; check the connection (and HF_ENDPOINT, if it is set)");
-    let for_good = matches!(error, ureq::Error::HostNotFound | ureq::Error::Tls(_) | ureq::Error::Rustls(_));
-    let fault = Error::Hub(Fault::Unreachable(message));
-    if for_good { fault.into() } else { Trouble::again(fault) }
+    let fault = |hint: &str| Error::Hub(Fault::Unreachable(format!("{host} cannot be reached: {error}; {hint}")));
+    match error {
+        ureq::Error::HostNotFound => fault("check the connection, and HF_ENDPOINT if it is set").into(),
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => fault(CERTIFICATES).into(),
+        // What rustls says of a certificate.
+        ureq::Error::Io(io) if io.kind() == io::ErrorKind::InvalidData => fault(CERTIFICATES).into(),
+        _ => Trouble::again(fault("check the connection, and HF_ENDPOINT if it is set")),
+    }
 }

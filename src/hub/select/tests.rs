@@ -63,6 +63,8 @@ fn each_component_has_one_variant_the_wanted_one_where_it_is_there() {
     ];
     assert_eq!(chosen(&both, Variant::Fp16).unwrap(), [both[0], both[1], both[3]]);
     assert_eq!(chosen(&both, Variant::Full).unwrap(), [both[0], both[1], both[2]]);
+    let brain = "unet/diffusion_pytorch_model.bf16.safetensors";
+    assert_eq!(chosen(&[both[0], both[1], brain], Variant::Full).unwrap(), [both[0], both[1], brain]);
 }
 
 #[test]

@@ -45,8 +45,8 @@ impl Store {
         })
     }
 
-    /// The oldest queued jobs, now running: one, and those right behind it of the same size, up to `most` jobs and
-    /// `most_pixels` of one picture each. A job that was begun before comes alone: if it brings the program down, it
+    /// The oldest queued jobs, now running: one, and those right behind it of the same size and model, up to `most` jobs
+    /// and `most_pixels` of one picture each. A job that was begun before comes alone: if it brings the program down, it
     /// takes no other with it a second time.
     pub(in crate::jobs) fn claim(&self, most: usize, most_pixels: u64) -> Result<Vec<Claimed>> {
         self.write(|tx| {
@@ -139,6 +139,17 @@ impl Store {
         })
     }
 
+    /// The place in the order of acceptance that the newest job has.
+    pub(in crate::jobs) fn last_number(&self) -> Result<i64> {
+        self.lock().query_row("SELECT coalesce(max(number), 0) FROM jobs", [], |row| row.get(0)).map_err(fault)
+    }
+
+    /// That of the job which is the next.
+    pub(in crate::jobs) fn next_number(&self) -> Result<Option<i64>> {
+        let sql = "SELECT min(number) FROM jobs WHERE state = 'queued'";
+        self.lock().query_row(sql, [], |row| row.get(0)).map_err(fault)
+    }
+
     /// The jobs that wait, the next one first.
     pub(in crate::jobs) fn waiting(&self) -> Result<Vec<Waiting>> {
         let connection = self.lock();
@@ -155,21 +166,24 @@ struct Next {
     attempt: u32,
     width: u32,
     height: u32,
+    model: Option<String>,
 }
 
 impl Next {
     fn goes_with(&self, other: &Self) -> bool {
         let begun = self.attempt > 0 || other.attempt > 0;
-        !begun && (self.width, self.height) == (other.width, other.height)
+        !begun && (self.width, self.height, &self.model) == (other.width, other.height, &other.model)
     }
 }
 
 fn next(tx: &Transaction<'_>) -> rusqlite::Result<Option<Next>> {
     let sql = "SELECT number, attempt, CAST(json_extract(request, '$.width') AS INTEGER),
-                      CAST(json_extract(request, '$.height') AS INTEGER)
+                      CAST(json_extract(request, '$.height') AS INTEGER), json_extract(request, '$.model')
                FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1";
-    let read =
-        |row: &Row<'_>| Ok(Next { number: row.get(0)?, attempt: row.get(1)?, width: row.get(2)?, height: row.get(3)? });
+    let read = |row: &Row<'_>| {
+        let (number, attempt, width, height, model) = row.try_into()?;
+        Ok(Next { number, attempt, width, height, model })
+    };
     tx.prepare_cached(sql)?.query_row([], read).optional()
 }
 

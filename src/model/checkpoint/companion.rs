@@ -19,22 +19,14 @@ pub struct Companion {
     pub decoder: TinyDecoder,
     /// The first ten hexadecimal digits of a SHA-256 over its weights.
     pub hash: String,
+    /// Bytes that they take in memory.
+    pub(super) bytes: u64,
 }
 
 impl Companion {
-    /// The companion of the model at `model` whose autoencoder is `codec`; nothing where there is none. One that is there
-    /// but cannot be used is an error that names its file: it would be missed without a word.
-    pub(super) fn find(model: &Path, codec: &CodecConfig, dtype: DType, device: &Device) -> Result<Option<Self>> {
-        let Some(name) = codec.companion() else { return Ok(None) };
-        // A model may be a link to where it really is, and the companion in either place.
-        let models = [Some(model.to_owned()), model.canonicalize().ok()].into_iter().flatten();
-        let beside = models.filter_map(|model| Some(model.parent()?.to_owned()));
-        let found = beside.chain(places()).flat_map(|place| candidates(&place, name)).find(|path| path.exists());
-        found.map(|path| Self::load(&path, codec, dtype, device)).transpose()
-    }
-
-    /// Reads a folder as diffusers writes it, or a file, in diffusers' names or the original ones.
-    fn load(path: &Path, codec: &CodecConfig, dtype: DType, device: &Device) -> Result<Self> {
+    /// Reads a folder as diffusers writes it, or a file, in diffusers' names or the original ones. One that is there but
+    /// cannot be used is an error that names its file: it would be missed without a word.
+    pub(super) fn load(path: &Path, codec: &CodecConfig, dtype: DType, device: &Device) -> Result<Self> {
         let (config, weights) = if path.is_dir() { folder(path)? } else { file(path)? };
         config.check().map_err(|message| Error::model(path, message))?;
         let (found, wanted) = ((config.latent_channels, config.factor()), (codec.latent_channels(), codec.factor()));
@@ -44,8 +36,17 @@ impl Companion {
             return Err(Error::model(path, message));
         }
         let decoder = weights.build(dtype, device, |vb| TinyDecoder::new(&config, vb))?;
-        Ok(Self { decoder, hash: weights::hash(&[&weights]) })
+        Ok(Self { decoder, hash: weights::hash(&[&weights]), bytes: weights.taken() })
     }
+}
+
+/// Where the companion of the model at `model` is whose autoencoder is `codec`; nothing where there is none.
+pub(super) fn find(model: &Path, codec: &CodecConfig) -> Option<PathBuf> {
+    let name = codec.companion()?;
+    // A model may be a link to where it really is, and the companion in either place.
+    let models = [Some(model.to_owned()), model.canonicalize().ok()].into_iter().flatten();
+    let beside = models.filter_map(|model| Some(model.parent()?.to_owned()));
+    beside.chain(places()).flat_map(|place| candidates(&place, name)).find(|path| path.exists())
 }
 
 fn candidates(place: &Path, name: &str) -> [PathBuf; 3] {

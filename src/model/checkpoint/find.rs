@@ -17,23 +17,21 @@ const VAE_ENDING: &str = ".vae.safetensors";
 
 /// Where the model called `wanted` is: a name in one of the places where models are kept (`$LIMNER_MODELS`, `./models`,
 /// `limner/models` among the user's data, `models` beside the program, `models` of the source tree; the first that has
-/// it, as a folder or as `NAME.safetensors`), or a path to a folder or a file. Without either, the bundled model. An unknown name is an
-/// [`Error::Invalid`] that lists the known ones.
+/// it, as a folder or as `NAME.safetensors`), or a path to a folder or a file. Without either, the bundled model. An
+/// unknown name is an [`Error::Invalid`] that lists the known ones.
 pub fn find(wanted: Option<&str>) -> Result<PathBuf> {
     find_in(wanted.unwrap_or(BUNDLED), &places())
 }
 
 fn find_in(wanted: &str, places: &[PathBuf]) -> Result<PathBuf> {
-    let candidates = |place: &PathBuf| [place.join(wanted), place.join(format!("{wanted}{ENDING}"))];
-    let named = || places.iter().flat_map(candidates).find(|path| is_model(path));
-    if let Some(path) = is_name(wanted).then(named).flatten() {
+    if let Some(path) = named(wanted, places) {
         return Ok(path);
     }
     let path = Path::new(wanted);
     if path.is_dir() || path.is_file() {
         return Ok(path.to_owned());
     }
-    let known = known(places);
+    let known = names(places);
     let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     let message = format!("no model, folder or file {wanted:?}; known models: {list}");
     Err(Error::invalid(FieldError::new("model", "unknown_model", message)))
@@ -42,12 +40,20 @@ fn find_in(wanted: &str, places: &[PathBuf]) -> Result<PathBuf> {
 /// All models that [`find`] finds by name, in the order of their names: each name, and where it leads.
 pub(crate) fn all() -> Vec<(String, PathBuf)> {
     let places = places();
-    let found = |name: String| find_in(&name, &places).ok().map(|path| (name, path));
-    known(&places).into_iter().filter_map(found).collect()
+    let found = |name: String| named(&name, &places).map(|path| (name, path));
+    names(&places).into_iter().filter_map(found).collect()
 }
 
-/// Names of all models that [`find`] finds by name.
-fn known(places: &[PathBuf]) -> Vec<String> {
+/// Where the model called `name` is in `places`: in the first that has it, as a folder or as `NAME.safetensors`. Text
+/// that is no plain name is the name of none.
+pub(crate) fn named(name: &str, places: &[PathBuf]) -> Option<PathBuf> {
+    let candidates = |place: &PathBuf| [place.join(name), place.join(format!("{name}{ENDING}"))];
+    let find = || places.iter().flat_map(candidates).find(|path| is_model(path));
+    is_name(name).then(find).flatten()
+}
+
+/// Names of all models that [`named`] finds, in order.
+pub(crate) fn names(places: &[PathBuf]) -> Vec<String> {
     let entries = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
     let models = entries.filter(|e| is_model(&e.path())).map(|e| e.file_name().to_string_lossy().into_owned());
     let names = models.map(|name| name.strip_suffix(ENDING).map_or(name.clone(), str::to_owned));
@@ -55,7 +61,7 @@ fn known(places: &[PathBuf]) -> Vec<String> {
 }
 
 /// Where models are kept, in the order of search.
-pub(super) fn places() -> Vec<PathBuf> {
+pub fn places() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
     let named = std::env::var_os("LIMNER_MODELS").map(PathBuf::from);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");

@@ -6,6 +6,7 @@ mod defaults;
 mod file;
 mod find;
 mod folder;
+mod opened;
 mod parts;
 mod single;
 mod weights;
@@ -14,9 +15,10 @@ pub use companion::Companion;
 pub use controlnets::{ControlNets, LoadedControlNet};
 pub use defaults::Defaults;
 pub(crate) use file::{read_file, read_json, without_mark};
-pub use find::find;
-pub(crate) use find::{BUNDLED, all, is_model, is_name, users_folder};
+pub(crate) use find::{BUNDLED, all, is_model, is_name, named, names, users_folder};
+pub use find::{find, places};
 pub(crate) use folder::check_index;
+pub use opened::Opened;
 pub(crate) use weights::{PICKLE, is_pickle_name};
 
 use super::clip::ClipTextModel;
@@ -29,6 +31,7 @@ use crate::diffusion::schedule::NoiseSchedule;
 use candle_core::{DType, Device, Tensor};
 use parts::{Parts, TextParts};
 use std::path::Path;
+use weights::Weights;
 
 /// A loaded model: everything that the pipeline joins.
 #[derive(Debug)]
@@ -53,6 +56,8 @@ pub struct Model {
     pub prediction: Prediction,
     /// What to use where a request says nothing.
     pub defaults: Defaults,
+    /// Bytes that its weights take in memory.
+    pub bytes: u64,
 }
 
 impl Model {
@@ -60,7 +65,10 @@ impl Model {
     /// unusable one is an [`crate::Error::Model`] that names the file and, where one is at fault, the tensor with its
     /// expected and found shape.
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
+        Opened::read(path)?.load(device, dtype)
+    }
+
+    fn build(name: String, parts: Parts, companion: Option<&Path>, device: &Device, dtype: DType) -> Result<Self> {
         let Parts { text, unet, codec, schedule, prediction, defaults, zeros_for_empty } = parts;
         let all: Vec<_> = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).collect();
         let networks = || -> Result<_> {
@@ -70,21 +78,28 @@ impl Model {
             let unet = unet.1.build(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
             Ok((texts, unet, codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?))
         };
-        let companion = Companion::find(path, &codec.0, dtype, device)?;
+        let companion = companion.map(|path| Companion::load(path, &codec.0, dtype, device)).transpose()?;
         let (hash, networks) = rayon::join(|| weights::hash(&all), networks);
         let (texts, unet, codec) = networks?;
+        let bytes = all.into_iter().map(Weights::taken).chain(companion.iter().map(|c| c.bytes)).sum();
         let text = text.into_iter().zip(texts).map(|(TextParts { tokenizer, reading, .. }, network)| TextEncoder {
             tokenizer,
             network,
             reading,
         });
-        let (name, text) = (name(path), text.collect());
-        Ok(Self { name, hash, text, zeros_for_empty, unet, codec, companion, schedule, prediction, defaults })
-    }
-
-    /// Whether [`Decoder::Tiny`] can be asked for.
-    pub fn has_tiny_decoder(&self) -> bool {
-        self.companion.is_some() || matches!(self.codec, Codec::Tiny(_))
+        Ok(Self {
+            name,
+            hash,
+            text: text.collect(),
+            zeros_for_empty,
+            unet,
+            codec,
+            companion,
+            schedule,
+            prediction,
+            defaults,
+            bytes,
+        })
     }
 
     /// The companion, where it is asked for and there is one.
@@ -110,8 +125,11 @@ impl Model {
     }
 }
 
-fn name(path: &Path) -> String {
-    let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let name = if path.is_file() { path.file_stem() } else { resolved.file_name() };
+/// What the model at `path` is called: as its folder, or as its file without the ending. A link has its own name.
+pub(crate) fn name(path: &Path) -> String {
+    // "." and ".." have none.
+    let named = if path.file_name().is_some() { Ok(path.to_owned()) } else { path.canonicalize() };
+    let path = named.unwrap_or_default();
+    let name = if path.is_file() { path.file_stem() } else { path.file_name() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }

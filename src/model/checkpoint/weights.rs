@@ -14,6 +14,7 @@ use safetensors::tensor::TensorInfo;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many missing tensors are looked for, and how many numbers may stand in for them, before a model is given up.
@@ -28,6 +29,8 @@ pub(super) struct Weights {
     /// Where the tensors are, by the names that networks ask for.
     index: Arc<HashMap<String, Place>>,
     faults: Arc<Mutex<Faults>>,
+    /// Bytes of the tensors that were taken into memory.
+    taken: Arc<AtomicU64>,
 }
 
 /// A tensor, or a part of one, in one of the files.
@@ -72,7 +75,7 @@ impl Weights {
         };
         let tensors = files.iter().enumerate();
         let index = tensors.flat_map(|(i, file)| file.tensors().map(move |tensor| place(i, tensor))).collect();
-        Ok(Self { files: Arc::new(files), index: Arc::new(index), faults: Arc::default() })
+        Ok(Self { files: Arc::new(files), index: Arc::new(index), faults: Arc::default(), taken: Arc::default() })
     }
 
     /// Reads the one file `path`.
@@ -86,12 +89,28 @@ impl Weights {
             let targets = targets(&place.stored).into_iter();
             targets.map(|(name, part)| (name, Place { part, ..place.clone() }))
         });
-        Self { files: self.files.clone(), index: Arc::new(places.collect()), faults: Arc::default() }
+        Self {
+            files: self.files.clone(),
+            index: Arc::new(places.collect()),
+            faults: Arc::default(),
+            taken: Arc::default(),
+        }
     }
 
     /// The shape that the tensor `name` has.
     pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.index.get(name).map(Place::shape)
+    }
+
+    /// Bytes of all tensors, as `dtype`.
+    pub(super) fn bytes(&self, dtype: DType) -> u64 {
+        let numbers = |place: &Place| place.shape().iter().map(|&dim| dim as u64).product::<u64>();
+        self.index.values().map(|place| numbers(place) * dtype.size_in_bytes() as u64).sum()
+    }
+
+    /// Bytes of those that networks have taken into memory so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// All names.
@@ -214,6 +233,7 @@ impl SimpleBackend for Weights {
             let message = format!("tensor {}: expected {:?}, found {found:?}", place.stored, shape.dims());
             return self.keep(Err(Error::model(&file.path, message)));
         }
+        self.taken.fetch_add((shape.elem_count() * dtype.size_in_bytes()) as u64, Ordering::Relaxed);
         self.keep(place.load(file, device))?.to_dtype(dtype)?.reshape(shape)
     }
 

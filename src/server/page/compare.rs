@@ -36,7 +36,7 @@ pub(super) async fn show(State(app): State<App>, Query(query): Query<Vec<(String
     let (left, right) = (left.clone(), right.clone());
     match app.ask(move |jobs| Ok(jobs.image(&left)?.zip(jobs.image(&right)?))).await {
         Ok(Some((left, right))) => {
-            let (chrome, rows) = (Chrome { here: "history", facts: app.facts() }, rows(&left.receipt, &right.receipt));
+            let (chrome, rows) = (Chrome::new(&app, "history"), rows(&left.receipt, &right.receipt));
             render(StatusCode::OK, &Compare { chrome, left, right, rows })
         }
         Ok(None) => trouble(&app, &jobs::missing()),

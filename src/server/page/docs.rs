@@ -43,7 +43,7 @@ pub(in super::super) fn docs(State(app): State<App>, document: &Value) -> Respon
     let operations = entries(&document["paths"])
         .flat_map(|(path, item)| entries(item).map(move |(method, operation)| read_operation(method, path, operation)));
     let schemas = entries(&document["components"]["schemas"]).map(|(name, schema)| read_schema(name, schema));
-    let chrome = Chrome { here: "docs", facts: app.facts() };
+    let chrome = Chrome::new(&app, "docs");
     render(StatusCode::OK, &Docs { chrome, operations: operations.collect(), schemas: schemas.collect() })
 }
 

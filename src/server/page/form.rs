@@ -2,6 +2,7 @@
 
 use super::Chrome;
 use super::job::Panel;
+use super::models::Choice;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::FieldError;
@@ -41,6 +42,7 @@ const SHAPES: [(&str, f64); 5] =
 #[template(path = "make.html")]
 pub(super) struct Make<'a> {
     pub(super) chrome: Chrome<'a>,
+    pub(super) choice: Choice,
     pub(super) form: &'a GenerateRequest,
     /// Makes a double submit one job.
     pub(super) form_id: Id,
@@ -65,7 +67,7 @@ pub(super) struct Shape {
 
 impl Make<'_> {
     fn facts(&self) -> &Facts {
-        self.chrome.facts
+        &self.choice.facts
     }
 
     fn samplers(&self) -> Vec<&'static str> {
@@ -100,12 +102,18 @@ impl Make<'_> {
         }
     }
 
-    fn chosen(&self, field: &str, name: &str, default: &impl ToString) -> bool {
-        self.or(field, default) == name
+    /// What was typed, unless the model would do that by itself: then nothing, so that it goes for another model, too.
+    fn own(&self, field: &str) -> &str {
+        if self.is_changed(field) { self.typed(field) } else { "" }
+    }
+
+    fn is_changed(&self, field: &str) -> bool {
+        !self.typed(field).is_empty() && self.typed(field) != self.default(field)
     }
 
     fn error(&self, field: &str) -> Option<&str> {
-        self.errors.iter().find(|error| error.field == field).map(|error| error.message.as_str())
+        let told = self.errors.iter().find(|error| error.field == field).map(|error| error.message.as_str());
+        told.or(self.choice.error.as_deref().filter(|_| field == "model"))
     }
 
     /// Errors of fields that the form does not show.
@@ -136,8 +144,7 @@ impl Make<'_> {
 
     /// Whether something under "Settings" is wrong, or other than it would be by itself.
     fn settings_open(&self) -> bool {
-        let changed = |field: &str| !self.typed(field).is_empty() && self.typed(field) != self.default(field);
-        SETTINGS.iter().any(|field| self.error(field).is_some() || changed(field))
+        SETTINGS.iter().any(|field| self.error(field).is_some() || self.is_changed(field))
     }
 
     /// Whether there is something to see under "Start from a picture".

@@ -3,6 +3,7 @@
 //! A grid is nothing that is stored: its address holds what was asked for, and once it is drawn, which jobs draw it.
 
 use super::super::{App, Problem, blocking};
+use super::models::Choice;
 use super::words::about;
 use super::{Chrome, redirect, render, trouble};
 use crate::error::FieldError;
@@ -22,6 +23,7 @@ const LONGEST: u32 = 8192;
 #[template(path = "grid.html")]
 struct Page<'a> {
     chrome: Chrome<'a>,
+    choice: Choice,
     typed: &'a Typed,
     errors: &'a [FieldError],
     cost: Option<Cost>,
@@ -138,15 +140,8 @@ impl Typed {
 }
 
 impl Page<'_> {
-    fn choices(&self) -> [(&'static str, &'static str); 6] {
+    fn choices(&self) -> [(&'static str, &'static str); 7] {
         AXES
-    }
-
-    fn or(&self, field: &str, default: &impl ToString) -> String {
-        match self.typed.base.text(field) {
-            "" => default.to_string(),
-            typed => typed.to_owned(),
-        }
     }
 
     /// Both axes; at first something that is worth a look.
@@ -174,7 +169,7 @@ impl Page<'_> {
     }
 
     fn other_errors(&self) -> impl Iterator<Item = &FieldError> {
-        let shown = ["prompt", "negative_prompt", "x_values", "y_values", "steps", "guidance", "seed"];
+        let shown = ["prompt", "negative_prompt", "model", "x_values", "y_values", "steps", "guidance", "seed"];
         self.errors.iter().filter(move |error| !shown.contains(&error.field.as_str()))
     }
 }
@@ -186,29 +181,29 @@ pub(super) async fn show(State(app): State<App>, RawQuery(query): RawQuery) -> R
         return drawing(&app, &typed).await;
     }
     if !typed.asked {
-        return form(&app, StatusCode::OK, &typed, &[], None, None);
+        return form(&app, StatusCode::OK, &typed, &[], None, None).await;
     }
-    match plans(&app, &mut typed) {
+    match plans(&app, &mut typed).await {
         Ok(plans) => {
             let (pictures, steps) = (plans.len(), plans.iter().map(|(_, plan)| plan.steps).sum());
             let time = about(app.jobs().seconds_per_step() * steps as f64);
             let cost = Cost { pictures, steps, time, address: typed.address("/grid", &[]) };
-            form(&app, StatusCode::OK, &typed, &[], Some(cost), None)
+            form(&app, StatusCode::OK, &typed, &[], Some(cost), None).await
         }
-        Err(error) => wrong(&app, &typed, error),
+        Err(error) => wrong(&app, &typed, error).await,
     }
 }
 
 /// `POST /grid`, with everything in the address: the jobs are accepted, all or none.
 pub(super) async fn start(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
     let mut typed = Typed::read(query.as_deref());
-    let accepted = match plans(&app, &mut typed) {
+    let accepted = match plans(&app, &mut typed).await {
         Ok(plans) => accept(&app, plans.into_iter().map(|(request, _)| request).collect(), &typed.form_id).await,
         Err(error) => Err(error),
     };
     match accepted {
         Ok(jobs) => redirect(&typed.address("/grid", &jobs)),
-        Err(error) => wrong(&app, &typed, error),
+        Err(error) => wrong(&app, &typed, error).await,
     }
 }
 
@@ -225,16 +220,15 @@ pub(super) async fn picture(State(app): State<App>, RawQuery(query): RawQuery) -
 }
 
 /// All requests with their plans, once the seed is chosen that they share.
-fn plans(app: &App, typed: &mut Typed) -> Result<Vec<(GenerateRequest, Plan)>> {
+async fn plans(app: &App, typed: &mut Typed) -> Result<Vec<(GenerateRequest, Plan)>> {
     let mut grid = typed.grid()?;
-    let first = Plan::new(&grid.requests()[0], app.facts())?;
+    let (_, first) = app.plans(grid.requests().into_iter().take(1).collect()).await?.remove(0);
     typed.base.set_text("seed", first.seed.to_string());
     grid.base.set_text("seed", first.seed.to_string());
     if typed.form_id.is_empty() {
         typed.form_id = Id::random()?.to_string();
     }
-    let plan = |request: GenerateRequest| Plan::new(&request, app.facts()).map(|plan| (request, plan));
-    grid.requests().into_iter().map(plan).collect()
+    app.plans(grid.requests()).await
 }
 
 async fn accept(app: &App, requests: Vec<GenerateRequest>, form_id: &str) -> Result<Vec<Id>> {
@@ -270,7 +264,7 @@ async fn drawing(app: &App, typed: &Typed) -> Response {
         job: job.id,
     };
     let cells = jobs.into_iter().map(cell).collect();
-    form(app, StatusCode::OK, typed, &[], None, Some(Drawn { cells, done, over, picture }))
+    form(app, StatusCode::OK, typed, &[], None, Some(Drawn { cells, done, over, picture })).await
 }
 
 async fn whole(app: &App, typed: &Typed) -> Result<Vec<u8>> {
@@ -304,15 +298,15 @@ fn alike(pictures: Vec<RgbImage>, columns: usize) -> Vec<RgbImage> {
     pictures.into_iter().map(fit).collect()
 }
 
-fn wrong(app: &App, typed: &Typed, error: Error) -> Response {
+async fn wrong(app: &App, typed: &Typed, error: Error) -> Response {
     let problem = Problem::from(error);
     match problem.errors.is_empty() {
         true => trouble(app, &problem),
-        false => form(app, problem.status, typed, &problem.errors, None, None),
+        false => form(app, problem.status, typed, &problem.errors, None, None).await,
     }
 }
 
-fn form(
+async fn form(
     app: &App,
     status: StatusCode,
     typed: &Typed,
@@ -320,6 +314,6 @@ fn form(
     cost: Option<Cost>,
     drawn: Option<Drawn>,
 ) -> Response {
-    let chrome = Chrome { here: "grid", facts: app.facts() };
-    render(status, &Page { chrome, typed, errors, cost, drawn })
+    let choice = app.choice(typed.base.text("model")).await;
+    render(status, &Page { chrome: Chrome::new(app, "grid"), choice, typed, errors, cost, drawn })
 }

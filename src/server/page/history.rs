@@ -64,7 +64,7 @@ pub(super) async fn show(
     render(
         StatusCode::OK,
         &History {
-            chrome: Chrome { here: "history", facts: app.facts() },
+            chrome: Chrome::new(&app, "history"),
             text,
             starred,
             cards: found.iter().flat_map(|job| cards(job, starred)).collect(),

@@ -54,6 +54,7 @@ impl Panel {
         let (done, steps) = step.as_ref().map_or((0, number("steps") * number("count")), |s| (s.step, s.steps));
         let status = match job.state {
             State::Queued => queued(jobs.position(&job.id)?),
+            State::Running if let Some(model) = jobs.loading(&job.id) => format!("loading model {model}"),
             State::Running => {
                 let left = step.map(|step| format!(", {} left", about(step.eta_seconds))).unwrap_or_default();
                 format!("step {done} of {steps}{left}")

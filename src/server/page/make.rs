@@ -37,7 +37,7 @@ pub(super) async fn show(State(app): State<App>, Query(query): Query<Vec<(String
     for (field, value) in query {
         filled.form.set_text(&field, value);
     }
-    page(&app, StatusCode::OK, filled, None, None)
+    page(&app, StatusCode::OK, filled, None, None).await
 }
 
 fn picture_of(query: &[(String, String)], name: &str) -> Option<Id> {
@@ -75,7 +75,7 @@ pub(super) async fn of_job(
         Ok(Some((filled, Panel::new(jobs, job, &origin, deleted)?)))
     };
     match app.ask(look).await {
-        Ok(Some((filled, panel))) => page(&app, StatusCode::OK, filled, Some(panel), None),
+        Ok(Some((filled, panel))) => page(&app, StatusCode::OK, filled, Some(panel), None).await,
         Ok(None) => trouble(&app, &jobs::missing()),
         Err(error) => trouble(&app, &error.into()),
     }
@@ -92,7 +92,7 @@ fn again(job: &Job) -> Filled {
 pub(super) async fn submit(State(app): State<App>, request: Request) -> Response {
     let (mut form, extras) = match body::form(&app, request).await {
         Ok(read) => read,
-        Err(problem) => return page(&app, problem.status, Filled::default(), None, Some(&problem)),
+        Err(problem) => return page(&app, problem.status, Filled::default(), None, Some(&problem)).await,
     };
     let id_of = |name: &str| extras.get(name).and_then(|id| Id::parse(id));
     let (start, uploads_of) = (id_of("start"), id_of("uploads_of"));
@@ -106,7 +106,7 @@ pub(super) async fn submit(State(app): State<App>, request: Request) -> Response
         Err(error) => {
             let lost = uploads_of.is_none() && start.is_none();
             let form = if lost { form } else { typed };
-            page(&app, problem_status(&error), Filled { form, start, uploads_of }, None, Some(&error.into()))
+            page(&app, problem_status(&error), Filled { form, start, uploads_of }, None, Some(&error.into())).await
         }
     }
 }
@@ -166,14 +166,21 @@ async fn accept(app: &App, form: &GenerateRequest, extras: &Extras) -> Result<Id
 }
 
 /// The page, with messages beside the fields where something is wrong.
-fn page(app: &App, status: StatusCode, filled: Filled, panel: Option<Panel>, problem: Option<&Problem>) -> Response {
+async fn page(
+    app: &App,
+    status: StatusCode,
+    filled: Filled,
+    panel: Option<Panel>,
+    problem: Option<&Problem>,
+) -> Response {
     let form_id = match Id::random() {
         Ok(id) => id,
         Err(error) => return trouble(app, &error.into()),
     };
     let banner = problem.map(whole);
     let make = Make {
-        chrome: Chrome { here: "draw", facts: app.facts() },
+        chrome: Chrome::new(app, "draw"),
+        choice: app.choice(filled.form.text("model")).await,
         form: &filled.form,
         form_id,
         start: filled.start,

@@ -8,13 +8,13 @@ mod grid;
 mod history;
 mod job;
 mod make;
+mod models;
 mod picture;
 mod words;
 
 pub(super) use docs::docs;
 
 use super::{App, Problem};
-use crate::request::Facts;
 use askama::Template;
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -40,7 +40,14 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 struct Chrome<'a> {
     /// The entry of the navigation that this page is.
     here: &'static str,
-    facts: &'a Facts,
+    /// The model that is drawn with where none is chosen.
+    model: &'a str,
+}
+
+impl<'a> Chrome<'a> {
+    fn new(app: &'a App, here: &'static str) -> Self {
+        Self { here, model: app.library().first() }
+    }
 }
 
 /// The pages' addresses.
@@ -52,6 +59,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/pictures/{id}/{change}", post(picture::change))
         .route("/history", get(history::show))
         .route("/compare", get(compare::show))
+        .route("/models", get(models::show))
+        .route("/models/{name}/{change}", post(models::change))
         .route("/grid", get(grid::show).post(grid::start))
         .route("/grid/picture", get(grid::picture));
     ASSETS.into_iter().fold(pages, |pages, (address, kind, text)| {
@@ -96,7 +105,7 @@ struct LoginPage<'a> {
 
 /// The page that asks for the token.
 pub(super) fn render_login(app: &App, status: StatusCode, login: Login<'_>) -> Response {
-    render(status, &LoginPage { chrome: Chrome { here: "", facts: app.facts() }, login })
+    render(status, &LoginPage { chrome: Chrome::new(app, ""), login })
 }
 
 /// A problem as a page.
@@ -104,7 +113,7 @@ fn trouble(app: &App, problem: &Problem) -> Response {
     let title = if problem.status == StatusCode::NOT_FOUND { "There is nothing here" } else { "That did not work" };
     let numbered = format!("{} (number {} in the log)", problem.detail, problem.request_id());
     let detail = if problem.status.is_server_error() { &numbered } else { &problem.detail };
-    render(problem.status, &Message { chrome: Chrome { here: "", facts: app.facts() }, title, detail })
+    render(problem.status, &Message { chrome: Chrome::new(app, ""), title, detail })
 }
 
 /// Goes on at another of our addresses, with GET.

@@ -1,0 +1,81 @@
+//! What the files of a model look like from outside: enough to notice that they are others now.
+
+use std::fs::{DirEntry, read_dir};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Path, length and time of change of each file of a model, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<(PathBuf, u64, Option<SystemTime>)>);
+
+impl Stamp {
+    /// Looks at the folder or the file `path`: at the folder's files and at those in its folders, or at the file and at
+    /// the autoencoder beside it. Opens none of them. What is not there leaves no trace.
+    pub(super) fn of(path: &Path) -> Self {
+        let beside = || vec![path.to_owned(), path.with_extension("vae.safetensors")];
+        let mut files = if path.is_dir() { inside(path) } else { beside() };
+        files.sort_unstable();
+        let look = |file: PathBuf| {
+            let about = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+            Some((file, about.len(), about.modified().ok()))
+        };
+        Self(files.into_iter().filter_map(look).collect())
+    }
+
+    /// Of all files together.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.iter().map(|(_, length, _)| length).sum()
+    }
+}
+
+fn inside(folder: &Path) -> Vec<PathBuf> {
+    let (folders, mut files): (Vec<_>, Vec<_>) = entries(folder).partition(|path| path.is_dir());
+    files.extend(folders.iter().flat_map(|folder| entries(folder)));
+    files
+}
+
+/// What lies in a folder, hidden files aside.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let hidden = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    read_dir(folder).into_iter().flatten().flatten().filter(move |entry| !hidden(entry)).map(|entry| entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::time::Duration;
+
+    #[test]
+    fn a_change_of_any_file_shows() {
+        let folder = tempfile::tempdir().unwrap();
+        let unet = folder.path().join("unet");
+        fs::create_dir(&unet).unwrap();
+        fs::write(folder.path().join("model_index.json"), "{}").unwrap();
+        let weights = unet.join("weights.safetensors");
+        fs::write(&weights, "1234").unwrap();
+        let first = Stamp::of(folder.path());
+        assert_eq!((first.bytes(), Stamp::of(folder.path())), (6, first.clone()));
+        // The same length, another time.
+        let file = fs::File::options().write(true).open(&weights).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_secs(9)).unwrap();
+        let touched = Stamp::of(folder.path());
+        assert_ne!(touched, first);
+        fs::write(unet.join(".download"), "12").unwrap();
+        assert_eq!(Stamp::of(folder.path()), touched, "a hidden file is none of the model's");
+        fs::rename(&weights, unet.join("other.safetensors")).unwrap();
+        assert_ne!(Stamp::of(folder.path()), touched);
+        assert_eq!(Stamp::of(&folder.path().join("nothing")), Stamp::default());
+    }
+
+    #[test]
+    fn an_autoencoder_beside_a_single_file_belongs_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["sd.safetensors", "sd.vae.safetensors", "sd.pruned.safetensors", "other.safetensors"] {
+            fs::write(path(name), "1").unwrap();
+        }
+        assert_eq!(Stamp::of(&path("sd.safetensors")).bytes(), 2);
+        assert_eq!(Stamp::of(&path("sd.pruned.safetensors")).bytes(), 1);
+    }
+}

@@ -1,0 +1,100 @@
+//! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
+
+use super::parts::Parts;
+use super::{ControlNets, Defaults, Model, companion, folder, name, single};
+use crate::Result;
+use crate::model::unet::{Beside, UNetConfig};
+use candle_core::{DType, Device};
+use std::path::{Path, PathBuf};
+
+/// A model before any network is built.
+pub struct Opened {
+    path: PathBuf,
+    parts: Parts,
+    /// Where a tiny decoder for its latents is.
+    companion: Option<PathBuf>,
+}
+
+impl Opened {
+    /// Reads the small files of a diffusers folder, or the header of a single file. Fails as [`Model::load`] does.
+    pub fn read(path: &Path) -> Result<Self> {
+        let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
+        let companion = companion::find(path, &parts.codec.0);
+        Ok(Self { path: path.to_owned(), parts, companion })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// As [`Model::name`].
+    pub fn name(&self) -> String {
+        name(&self.path)
+    }
+
+    /// What it is, in words: its family, and what it is for besides plain drawing.
+    pub fn kind(&self) -> String {
+        let family = match self.unet().cross_attention_dim {
+            _ if self.parts.codec.0.is_patch() => "Limner",
+            768 => "Stable Diffusion 1",
+            1024 => "Stable Diffusion 2",
+            2048 => "Stable Diffusion XL",
+            _ => "Stable Diffusion",
+        };
+        let purpose = match self.unet().beside() {
+            Some(Beside::Picture) => " for editing",
+            Some(Beside::MaskAndPicture) => " for inpainting",
+            Some(Beside::Nothing) | None => "",
+        };
+        format!("{family}{purpose}")
+    }
+
+    /// The noise-prediction network.
+    pub fn unet(&self) -> &UNetConfig {
+        &self.parts.unet.0
+    }
+
+    /// Pixels per latent, along one side.
+    pub fn factor(&self) -> usize {
+        self.parts.codec.0.factor()
+    }
+
+    /// Layers of the text encoder, of the smaller where there are two.
+    pub fn text_layers(&self) -> usize {
+        self.parts.text.iter().map(|text| text.config.num_hidden_layers).min().unwrap_or(1)
+    }
+
+    /// Times of the forward process.
+    pub fn times(&self) -> usize {
+        self.parts.schedule.steps()
+    }
+
+    /// What to use where a request says nothing.
+    pub fn defaults(&self) -> Defaults {
+        self.parts.defaults
+    }
+
+    /// Whether a tiny decoder can be asked for.
+    pub fn has_tiny_decoder(&self) -> bool {
+        self.companion.is_some() || self.parts.codec.0.is_tiny()
+    }
+
+    /// The ControlNets among the models, seen from this one.
+    pub fn controlnets(&self) -> ControlNets {
+        ControlNets::of(&self.path, self.unet(), self.factor())
+    }
+
+    /// Bytes that its weights will take as `dtype`: an estimate from the files' headers, to which tensors that no
+    /// network asks for belong, too.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        let Parts { text, unet, codec, .. } = &self.parts;
+        let weights = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]);
+        weights.map(|weights| weights.bytes(dtype)).sum()
+    }
+
+    /// Builds the networks.
+    pub fn load(self, device: &Device, dtype: DType) -> Result<Model> {
+        Model::build(name(&self.path), self.parts, self.companion.as_deref(), device, dtype)
+    }
+}

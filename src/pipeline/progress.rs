@@ -3,7 +3,7 @@
 use super::canvas::Canvas;
 use crate::Result;
 use crate::image::{self, RgbImage};
-use crate::model::codec::Codec;
+use crate::model::checkpoint::Model;
 use candle_core::Tensor;
 
 /// What is heard of after each step.
@@ -26,7 +26,7 @@ pub struct Progress<'a> {
 /// The clean picture as the network sees it now, not decoded yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Estimate<'a> {
-    pub(super) codec: &'a Codec,
+    pub(super) model: &'a Model,
     /// (1, C, h, w).
     pub(super) latents: &'a Tensor,
     /// What the picture goes into, when it is a part of another.
@@ -40,7 +40,7 @@ impl Estimate<'_> {
     }
 
     fn picture(&self) -> Result<RgbImage> {
-        let picture = image::from_tensor(&self.codec.preview(self.latents)?)?;
+        let picture = image::from_tensor(&self.model.preview(self.latents)?)?;
         match self.canvas {
             Some(canvas) => canvas.finish(picture),
             None => Ok(picture),

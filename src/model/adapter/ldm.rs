@@ -20,7 +20,8 @@ const INSIDE: [&str; 9] = [
     ".conv",
 ];
 
-const OUTSIDE: [&str; 7] = ["time_embed.0", "time_embed.2", "label_emb.0.0", "label_emb.0.2", "input_blocks.0.0", "out.0", "out.2"];
+const OUTSIDE: [&str; 7] =
+    ["time_embed.0", "time_embed.2", "label_emb.0.0", "label_emb.0.2", "input_blocks.0.0", "out.0", "out.2"];
 
 /// Stands for the rest of a name.
 const REST: &str = "*";

@@ -18,7 +18,8 @@ impl Lokr {
     pub(super) fn new(parts: &mut Parts, kernel: Kernel) -> Result<Self, Mismatch> {
         let (rows, columns) = size_of_first(parts, kernel)?;
         let first = Product::new(parts, first(Role::Lokr), Kernel::matrix_of(rows, columns))?;
-        let second = Product::new(parts, second(Role::Lokr), kernel.of(kernel.outputs / rows, kernel.inputs / columns))?;
+        let second =
+            Product::new(parts, second(Role::Lokr), kernel.of(kernel.outputs / rows, kernel.inputs / columns))?;
         Ok(Self { first, second })
     }
 

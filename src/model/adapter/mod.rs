@@ -21,8 +21,8 @@ mod peft;
 mod product;
 mod stored;
 
-pub(super) use adapted::{Adaptable, Bases};
 pub use adapted::Applied;
+pub(super) use adapted::{Adaptable, Bases};
 pub(super) use layout::Layout;
 
 use super::checkpoint::{Weights, read_json};
@@ -126,7 +126,9 @@ fn changes_of(
     let parameter = |kind: &str| Layer { network: layer.network, name: format!("{}.{kind}", layer.name) };
     let shape = |of: &Layer, stored: &Stored| {
         let kernel = layout.kernel(of);
-        kernel.ok_or_else(|| stored.mismatch(format!("the model's layer has no {}", of.name.rsplit('.').next().unwrap_or_default())))
+        kernel.ok_or_else(|| {
+            stored.mismatch(format!("the model's layer has no {}", of.name.rsplit('.').next().unwrap_or_default()))
+        })
     };
     let mut changes = Vec::new();
     if let Some(bias) = parts.take(Role::Bias) {

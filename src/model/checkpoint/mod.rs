@@ -1,5 +1,7 @@
 //! What is on disk to networks in memory: a diffusers folder or a single file, read by [`Model::load`].
 
+mod companion;
+mod controlnets;
 mod defaults;
 mod file;
 mod find;
@@ -10,6 +12,8 @@ mod precision;
 mod single;
 mod weights;
 
+pub use companion::Companion;
+pub use controlnets::{ControlNets, LoadedControlNet};
 pub use defaults::Defaults;
 pub(crate) use file::{read_file, read_json, without_mark};
 pub(crate) use find::{BUNDLED, all, is_model, is_name, named, names, users_folder};
@@ -23,15 +27,15 @@ pub(crate) use weights::{PICKLE, is_pickle_name};
 
 use super::adapter::{Adaptable, Bases, Layout};
 use super::clip::ClipTextModel;
-use super::codec::Codec;
+use super::codec::{Codec, Decoder};
 use super::text_encoder::TextEncoder;
 use super::unet::UNet2DConditionModel;
 use crate::Result;
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::NoiseSchedule;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use parts::{Parts, TextParts};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A loaded model: everything that the pipeline joins. A clone shares all of it.
@@ -47,6 +51,8 @@ pub struct Model {
     pub unet: Arc<UNet2DConditionModel>,
     /// Latents to pictures and back.
     pub codec: Arc<Codec>,
+    /// Latents to pictures in less time and not as well, where there is such a decoder.
+    pub companion: Option<Arc<Companion>>,
     /// The forward process it was trained with.
     pub schedule: NoiseSchedule,
     /// What the U-Net predicts.
@@ -71,7 +77,7 @@ impl Model {
     fn build(
         name: String,
         parts: Parts,
-        layout: Arc<Layout>,
+        (layout, companion): (Arc<Layout>, Option<PathBuf>),
         device: &Device,
         precision: Precision,
     ) -> Result<Self> {
@@ -87,17 +93,53 @@ impl Model {
             bases.push(base);
         }
         let (unet, base) = unet.1.build_kept(precision, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
+        let companion = companion.map(|path| Companion::load(&path, &codec.0, device).map(Arc::new)).transpose()?;
         let codec = codec.1.build(precision.of_codec(), device, |vb| Codec::new(&codec.0, vb))?;
         let adaptable = Arc::new(Adaptable { layout, bases: Bases { text: bases, unet: base }, configs });
-        let bytes = all.iter().map(Weights::taken).sum();
+        let bytes = all.iter().map(Weights::taken).chain(companion.iter().map(|companion| companion.bytes)).sum();
         let (text, unet, codec) = (encoders, Arc::new(unet), Arc::new(codec));
-        Ok(Self { name, text, zeros_for_empty, unet, codec, schedule, prediction, defaults, bytes, hash, adaptable })
+        Ok(Self {
+            name,
+            text,
+            zeros_for_empty,
+            unet,
+            codec,
+            companion,
+            schedule,
+            prediction,
+            defaults,
+            bytes,
+            hash,
+            adaptable,
+        })
     }
 
     /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own. The
     /// first call may read all files. `unknown` where one was changed after it was loaded.
     pub fn hash(&self) -> &str {
         self.hash.get()
+    }
+
+    /// The companion, where it is asked for and there is one.
+    pub fn companion_for(&self, decoder: Decoder) -> Option<&Companion> {
+        self.companion.as_deref().filter(|_| decoder == Decoder::Tiny)
+    }
+
+    /// Latents (B, C, h, w) as the U-Net sees them to pictures (B, 3, H, W), about [-1, 1], not clipped. Without a
+    /// companion its own decoder is the only one.
+    pub fn decode(&self, latents: &Tensor, decoder: Decoder) -> Result<Tensor> {
+        match self.companion_for(decoder) {
+            Some(companion) => companion.decoder.decode(latents),
+            None => self.codec.decode(latents),
+        }
+    }
+
+    /// A quick look at latents: by the companion, or as quickly as the codec can.
+    pub fn preview(&self, latents: &Tensor) -> Result<Tensor> {
+        match &self.companion {
+            Some(companion) => companion.decoder.decode(latents),
+            None => self.codec.preview(latents),
+        }
     }
 }
 

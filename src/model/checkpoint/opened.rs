@@ -1,7 +1,7 @@
 //! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
 
 use super::parts::Parts;
-use super::{Defaults, Model, Precision, folder, name, single};
+use super::{ControlNets, Defaults, Model, Precision, companion, folder, name, single};
 use crate::Result;
 use crate::model::adapter::Layout;
 use crate::model::unet::{Beside, UNetConfig};
@@ -14,6 +14,8 @@ pub struct Opened {
     path: PathBuf,
     parts: Parts,
     layout: Arc<Layout>,
+    /// Where a tiny decoder for its latents is.
+    companion: Option<PathBuf>,
 }
 
 impl Opened {
@@ -21,7 +23,8 @@ impl Opened {
     pub fn read(path: &Path) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
         let layout = Arc::new(Layout::new(parts.text.iter().map(|text| &text.weights), &parts.unet.1));
-        Ok(Self { path: path.to_owned(), parts, layout })
+        let companion = companion::find(path, &parts.codec.0);
+        Ok(Self { path: path.to_owned(), parts, layout, companion })
     }
 
     /// Where it is.
@@ -76,6 +79,16 @@ impl Opened {
         self.parts.defaults
     }
 
+    /// Whether a tiny decoder can be asked for.
+    pub fn has_tiny_decoder(&self) -> bool {
+        self.companion.is_some() || self.parts.codec.0.is_tiny()
+    }
+
+    /// The ControlNets among the models, seen from this one.
+    pub fn controlnets(&self) -> ControlNets {
+        ControlNets::of(&self.path, self.unet(), self.factor())
+    }
+
     /// Bytes that its weights will take in a precision: an estimate from the files' headers, to which tensors that no
     /// network asks for belong, too.
     pub fn bytes(&self, precision: Precision) -> u64 {
@@ -87,6 +100,6 @@ impl Opened {
 
     /// Builds the networks.
     pub fn load(self, device: &Device, precision: impl Into<Precision>) -> Result<Model> {
-        Model::build(name(&self.path), self.parts, self.layout, device, precision.into())
+        Model::build(name(&self.path), self.parts, (self.layout, self.companion), device, precision.into())
     }
 }

@@ -11,10 +11,10 @@ pub(in crate::model) use hash::Hash;
 
 use super::precision::Precision;
 use crate::{Error, Result};
+use base::Recorder;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use base::Recorder;
 use file::WeightFile;
 use safetensors::tensor::TensorInfo;
 use std::collections::HashMap;

@@ -28,7 +28,7 @@ fn outputs(model: &Model) -> Outputs {
         sizes: Tensor::new(&[[48f32, 64.0, 0.0, 0.0, 48.0, 64.0]], &Device::Cpu).unwrap(),
     });
     let context = input("input.context", &[1, 5, config.cross_attention_dim]);
-    let given = Conditioning { context, added, guidance: None };
+    let given = Conditioning { added, ..Conditioning::text(&context) };
     let time = Tensor::new(&[250f32], &Device::Cpu).unwrap();
     let drawn = model.unet.forward(&input("input.x", &[1, 4, 6, 8]), &time, &given).unwrap();
     Outputs { text, unet: numbers(&drawn) }
@@ -77,9 +77,8 @@ fn several_at_once_are_the_sum() {
     let tiny = GOLDEN.model();
     let (model, two) = (load(tiny.path()), &GOLDEN.two);
     let strengths = two.of.iter().zip(two.strengths);
-    let applied: Vec<_> = strengths
-        .map(|(name, strength)| applied(&GOLDEN.cases[name], adapters.path(), name, [strength; 2]))
-        .collect();
+    let applied: Vec<_> =
+        strengths.map(|(name, strength)| applied(&GOLDEN.cases[name], adapters.path(), name, [strength; 2])).collect();
     assert_same(&outputs(&model.adapted(&applied).unwrap()), &two.outputs, "both");
 }
 
@@ -93,7 +92,10 @@ fn a_strength_of_zero_is_no_adapter_and_the_model_stays_as_it_is() {
         let with = |strength| model.adapted(&[applied(case, adapters.path(), name, strength)]).unwrap();
         assert_eq!(bits(&outputs(&with([0.0, 0.0]))), before, "{name}");
         let [text, unet] = [with([1.0, 0.0]), with([0.0, 1.0])].map(|adapted| outputs(&adapted));
-        assert!(difference(&text.unet, &GOLDEN.plain.unet) < 1e-5 && difference(&unet.text[0], &GOLDEN.plain.text[0]) < 1e-5);
+        assert!(
+            difference(&text.unet, &GOLDEN.plain.unet) < 1e-5
+                && difference(&unet.text[0], &GOLDEN.plain.text[0]) < 1e-5
+        );
         assert!(difference(&unet.unet, &GOLDEN.plain.unet) > 1e-2, "{name}");
         assert_eq!(bits(&outputs(&model)), before, "after {name}");
     }

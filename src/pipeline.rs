@@ -6,6 +6,7 @@
 
 mod canvas;
 mod chunks;
+mod controls;
 mod notices;
 mod progress;
 mod receipt;
@@ -14,13 +15,13 @@ mod told;
 
 pub use notices::Notice;
 pub use progress::{Estimate, Progress};
-pub use receipt::Receipt;
+pub use receipt::{Controlled, Receipt};
 pub use text::{TokenCount, count_tokens};
 
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::inpaint::Inpaint;
-use crate::diffusion::noise::{NoiseSource, SeededNoise};
+use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
 use crate::model::checkpoint::{Model, Opened, Precision};
@@ -28,6 +29,7 @@ use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
+use controls::{Controls, Nets};
 use notices::Words;
 use std::path::Path;
 use text::{Text, TextStates};
@@ -38,6 +40,8 @@ pub struct Pipeline {
     model: Model,
     facts: Facts,
     words: Option<Words>,
+    nets: Nets,
+    precision: Precision,
     device: Device,
 }
 
@@ -56,6 +60,8 @@ pub fn facts(model: &Opened) -> Facts {
         beside: model.unet().beside().unwrap_or(Beside::Nothing),
         text_layers: model.text_layers(),
         times: model.times(),
+        tiny_decoder: model.has_tiny_decoder(),
+        controlnets: model.controlnets(),
     }
 }
 
@@ -90,7 +96,8 @@ impl Pipeline {
     /// Loads the weights of a model. Fails as [`Pipeline::load`].
     pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let (facts, words) = (facts(&opened), Words::read(opened.path())?);
-        Ok(Self { model: opened.load(device, precision)?, facts, words, device: device.clone() })
+        let (device, precision) = (device.clone(), precision.into());
+        Ok(Self { model: opened.load(&device, precision)?, facts, words, nets: Nets::default(), device, precision })
     }
 
     /// What a plan has to know of this model.
@@ -98,9 +105,9 @@ impl Pipeline {
         self.facts.clone()
     }
 
-    /// Bytes that its weights take in memory.
+    /// Bytes that its weights take in memory, with those of the ControlNets that were used with it lately.
     pub fn bytes(&self) -> u64 {
-        self.model.bytes
+        self.model.bytes + self.nets.bytes()
     }
 
     /// The model's name and the hash of its weights.
@@ -115,10 +122,12 @@ impl Pipeline {
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
         let text = self.text(plan, sigmas.len() - 1);
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
+        let controls = Controls::load(&self.nets, &self.facts.controlnets, plan, &self.device, self.precision)?;
         let told = Told::new(&self.model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
+        let told = told.with(controls.clone(), sigmas.len() - 1);
         let draw = |k| {
             let pixels = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
-            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model) })
+            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model, controls.receipts()) })
         };
         (0..plan.count).map(draw).collect()
     }
@@ -139,16 +148,16 @@ impl Pipeline {
     ) -> Result<RgbImage> {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
-        let x = start(known, &fresh, sigmas)?;
+        let x = start(known, &fresh, sigmas, plan.noise)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
-        let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?));
+        let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?, step));
         let denoiser = self.held(drawn, known, &fresh)?;
         let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
-            let estimate = Some(Estimate { codec: &self.model.codec, latents: step.denoised, canvas });
+            let estimate = Some(Estimate { model: &self.model, latents: step.denoised, canvas });
             let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
             on_step(&Progress { picture, pictures, step: done, steps, sigma: step.sigma, estimate })
         })?;
-        let pixels = image::from_tensor(&self.model.codec.decode(&latents)?)?;
+        let pixels = image::from_tensor(&self.model.decode(&latents, plan.decoder)?)?;
         match canvas {
             None => Ok(pixels),
             Some(canvas) => canvas.finish(pixels),
@@ -256,11 +265,11 @@ fn redrawn_steps(plan: &Plan) -> usize {
     }
 }
 
-/// `x0 + sigma * noise` at the first sigma, with 0 for x0 when nothing is to be kept.
-fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64]) -> Result<Tensor> {
-    let noise = (fresh * sigmas.first().copied().unwrap_or_default())?;
+/// `x0 + sigma * noise` at the first sigma, or noise alone when nothing is to be kept.
+fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64], kind: NoiseKind) -> Result<Tensor> {
+    let sigma = sigmas.first().copied().unwrap_or_default();
     match known.filter(|known| !known.whole).and_then(|known| known.latents.as_ref()) {
-        Some(latents) => Ok((latents + noise)?),
-        None => Ok(noise),
+        Some(latents) => Ok((latents + (fresh * sigma)?)?),
+        None => Ok((fresh * kind.first_scale(sigma))?),
     }
 }

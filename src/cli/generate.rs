@@ -1,11 +1,11 @@
 //! `limner generate`: a prompt to PNG files.
 
 use super::model::ModelArgs;
-use super::printable;
+use super::{flag, printable};
 use crate::error::{Error, FieldError, Result};
 use crate::image;
 use crate::pipeline::{Notice, Picture, Pipeline, Progress};
-use crate::request::{GenerateRequest, Plan};
+use crate::request::{FILES, GenerateRequest, Plan};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,6 +83,18 @@ pub(super) struct Args {
     /// Noise generator: philox or torch-cpu [default: philox]
     #[arg(long, value_name = "NAME")]
     noise: Option<String>,
+    /// Decoder of the finished picture: full, or tiny where there is a TAESD [default: full]
+    #[arg(long, value_name = "NAME")]
+    decoder: Option<String>,
+    /// ControlNets that the picture follows, up to three [each with weight 1, from 0 to 1 of the steps]
+    #[arg(long, value_name = "NAME[:WEIGHT[:START[:END]]],...", allow_hyphen_values = true)]
+    control: Option<String>,
+    /// The picture that a net follows; again for the second and the third net
+    #[arg(long, value_name = "FILE", num_args = 1)]
+    control_image: Vec<PathBuf>,
+    /// What is done to these pictures first, for each net: none, canny or canny:LOW:HIGH [default: none]
+    #[arg(long, value_name = "NAME,...")]
+    control_preprocessor: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
     /// Print what was drawn as JSON
@@ -108,7 +120,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn request(args: &Args) -> Result<GenerateRequest> {
-    Ok(GenerateRequest {
+    let mut request = GenerateRequest {
         prompt: Some(args.prompt.clone()),
         negative_prompt: args.negative_prompt.clone(),
         steps: args.steps.clone(),
@@ -128,12 +140,29 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         only_masked_padding: args.only_masked_padding.clone(),
         extend: args.extend.clone(),
         noise: args.noise.clone(),
-        // The one that is loaded, which may be a path and have no name here.
-        model: None,
-        image: args.init_image.as_deref().map(|path| read_file("init-image", path)).transpose()?,
-        mask: args.mask.as_deref().map(|path| read_file("mask", path)).transpose()?,
-        problems: Vec::new(),
-    })
+        decoder: args.decoder.clone(),
+        control: args.control.clone(),
+        control_preprocessor: args.control_preprocessor.clone(),
+        // The model is the one that is loaded, which may be a path and have no name here.
+        ..GenerateRequest::default()
+    };
+    for (field, path) in files(args)? {
+        request.set_file(field, read_file(flag(field), path)?);
+    }
+    Ok(request)
+}
+
+/// The files that are named, with the fields they are for.
+fn files(args: &Args) -> Result<Vec<(&'static str, &PathBuf)>> {
+    let fields = FILES.into_iter().filter(|field| field.starts_with("control_image"));
+    let (most, found) = (fields.clone().count(), args.control_image.len());
+    if found > most {
+        let message = format!("is given {found} times; {most} are the most");
+        return Err(Error::invalid(FieldError::new("control-image", "too_many", message)));
+    }
+    let pictures = args.init_image.iter().map(|path| ("image", path));
+    let masks = args.mask.iter().map(|path| ("mask", path));
+    Ok(pictures.chain(masks).chain(fields.zip(&args.control_image)).collect())
 }
 
 /// The bytes of a picture file; refuses what is no regular file before it can block on it.

@@ -20,7 +20,7 @@ use crate::request::Facts;
 use candle_core::Device;
 use catalogue::Catalogue;
 use entry::{Found, Reason};
-use shelf::{Room, Shelf, Taken};
+use shelf::{Room, Shelf, Taken, Weigh};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -111,7 +111,7 @@ impl Library {
             tracing::warn!(model = found.name, mib = bytes >> 20, "the models in memory take more than they may");
         }
         tracing::info!(model = found.name, mib = bytes >> 20, seconds = began.elapsed().as_secs_f64(), "loaded");
-        Ok(lock(&self.shelf).put(found.name, found.stamp, bytes, pipeline))
+        Ok(lock(&self.shelf).put(found.name, found.stamp, pipeline))
     }
 
     /// Takes a model out of memory, unless it is in use.
@@ -160,7 +160,7 @@ impl Library {
 
     /// The models in memory, with the bytes that they take.
     pub fn loaded(&self) -> Vec<(String, u64)> {
-        lock(&self.shelf).held().iter().map(|held| (held.name.clone(), held.bytes)).collect()
+        lock(&self.shelf).held().iter().map(|held| (held.name.clone(), held.bytes())).collect()
     }
 
     /// Bytes that all of them may take together.
@@ -193,7 +193,7 @@ impl Library {
             return;
         }
         for held in gone {
-            tracing::info!(model = held.name, mib = held.bytes >> 20, "unloaded");
+            tracing::info!(model = held.name, mib = held.bytes() >> 20, "unloaded");
         }
         (self.settings.give_back)();
     }
@@ -209,10 +209,16 @@ impl Library {
     fn presence(&self, name: &str) -> Presence {
         let shelf = lock(&self.shelf);
         match shelf.held().iter().find(|held| held.name == name) {
-            Some(held) => Presence::Loaded { bytes: held.bytes, in_use: held.in_use() },
+            Some(held) => Presence::Loaded { bytes: held.bytes(), in_use: held.in_use() },
             None if lock(&self.loading).as_deref() == Some(name) => Presence::Loading,
             None => Presence::OnDisk,
         }
+    }
+}
+
+impl Weigh for Pipeline {
+    fn bytes(&self) -> u64 {
+        Self::bytes(self)
     }
 }
 

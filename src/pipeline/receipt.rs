@@ -5,8 +5,9 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::image::{self, Text};
 use crate::model::checkpoint::Model;
+use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
-use crate::request::{GenerateRequest, Plan, Repaint, Start};
+use crate::request::{ControlSetting, GenerateRequest, Plan, Preprocessor, Repaint, Start, control};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -51,6 +52,12 @@ pub struct Receipt {
     pub height: usize,
     /// The noise generator.
     pub noise: NoiseKind,
+    /// The first ten digits of a SHA-256 over the tiny decoder's weights, where the picture was drawn with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiny_decoder: Option<String>,
+    /// The ControlNets whose pictures it followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<Controlled>,
     /// How much of an input picture was redrawn; none without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
@@ -61,8 +68,18 @@ pub struct Receipt {
     pub repaint: Repaint,
 }
 
+/// A ControlNet that had a hand in a picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Controlled {
+    /// Which net, and how much it counted when.
+    #[serde(flatten)]
+    pub setting: ControlSetting,
+    /// The first ten digits of a SHA-256 over its weights.
+    pub hash: String,
+}
+
 impl Receipt {
-    pub(super) fn new(plan: &Plan, seed: u64, model: &Model) -> Self {
+    pub(super) fn new(plan: &Plan, seed: u64, model: &Model, controls: Vec<Controlled>) -> Self {
         let (strength, masked, repaint) = match &plan.start {
             Start::Noise => (None, false, Repaint::default()),
             Start::Picture { strength, mask, repaint, .. } => (Some(*strength), mask.is_some(), *repaint),
@@ -85,10 +102,17 @@ impl Receipt {
             width: plan.width,
             height: plan.height,
             noise: plan.noise,
+            tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash().to_owned()),
+            controls,
             strength,
             masked,
             repaint,
         }
+    }
+
+    /// Whether pictures that are not in the file are needed to draw it again.
+    pub fn needs_pictures(&self) -> bool {
+        self.strength.is_some() || !self.controls.is_empty()
     }
 
     /// The receipt in a PNG file that this program wrote; none in any other file.
@@ -97,8 +121,9 @@ impl Receipt {
     }
 
     /// The request that draws this one picture again, every text field explicit. A picture that was drawn from another
-    /// needs that one (and its mask) beside it: see [`Receipt::strength`] and [`Receipt::masked`].
+    /// needs that one (and its mask) beside it, and one that followed others needs those: see [`Receipt::needs_pictures`].
     pub fn request(&self) -> GenerateRequest {
+        let [control, control_preprocessor] = control::typed(self.controls.iter().map(|control| &control.setting));
         GenerateRequest {
             prompt: Some(self.prompt.clone()),
             negative_prompt: Some(self.negative_prompt.clone()),
@@ -115,9 +140,16 @@ impl Receipt {
             height: Some(self.height.to_string()),
             strength: self.strength.map(|strength| strength.to_string()),
             noise: Some(self.noise.name().to_owned()),
+            decoder: Some(self.decoder().name().to_owned()),
+            control,
+            control_preprocessor,
             model: Some(self.model.clone()),
             ..self.strength.map(|_| self.repaint.request()).unwrap_or_default()
         }
+    }
+
+    fn decoder(&self) -> Decoder {
+        if self.tiny_decoder.is_some() { Decoder::Tiny } else { Decoder::Full }
     }
 
     /// One sentence for each thing in which `other` differs from this receipt.
@@ -170,9 +202,14 @@ impl Receipt {
         pairs.extend(self.clip_skip.map(|skip| ("Clip skip", skip.to_string())));
         let rng = if self.noise == NoiseKind::Philox { "NV" } else { "CPU" };
         pairs.push(("RNG", rng.to_owned()));
+        if self.tiny_decoder.is_some() {
+            pairs.push(("VAE Decoder", "TAESD".to_owned()));
+        }
         if self.guidance_rescale != 0.0 {
             pairs.push(("Guidance rescale", self.guidance_rescale.to_string()));
         }
+        let nets = ["ControlNet 0", "ControlNet 1", "ControlNet 2"];
+        pairs.extend(nets.into_iter().zip(self.controls.iter().map(Controlled::parameters)));
         pairs.extend(self.repaint_settings());
         pairs.push(("Version", format!("limner {}", self.version)));
         pairs
@@ -196,6 +233,20 @@ impl Receipt {
     }
 }
 
+impl Controlled {
+    /// As AUTOMATIC1111's extension for ControlNets writes it.
+    fn parameters(&self) -> String {
+        let Self { setting: ControlSetting { net, weight, start, end, preprocessor }, hash } = self;
+        let (module, thresholds) = match preprocessor {
+            Preprocessor::None => ("none", String::new()),
+            Preprocessor::Canny { low, high } => ("canny", format!(", Threshold A: {low}, Threshold B: {high}")),
+        };
+        let range = format!("Guidance Start: {start}, Guidance End: {end}");
+        format!("Module: {module}, Model: {net} [{hash}], Weight: {weight}, {range}{thresholds}")
+    }
+}
+
+/// A value with commas, colons or line breaks is written as a JSON string.
 /// A value with commas, colons, line breaks, quotes or blank ends is written as a JSON string.
 fn quoted(value: &str) -> String {
     if value.contains([',', ':', '\n', '"']) || value.trim() != value {
@@ -251,6 +302,8 @@ mod tests {
             width: 64,
             height: 32,
             noise: NoiseKind::Philox,
+            tiny_decoder: None,
+            controls: Vec::new(),
             strength: None,
             masked: false,
             repaint: Repaint::default(),

@@ -8,6 +8,7 @@ use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{FieldError, Result};
+use crate::model::codec::Decoder;
 use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
 
@@ -57,8 +58,10 @@ impl Checker {
             count,
             width,
             height,
+            controls: self.controls(request, facts, repaint.drawn((width, height))),
             start: self.start(request, facts, repaint, (width, height), count),
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
+            decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
             model: facts.name.clone(),
         }
     }
@@ -162,6 +165,23 @@ fn noise(field: &str, typed: &str) -> Result<NoiseKind, FieldError> {
     }
 }
 
+fn decoder(field: &str, typed: &str, facts: &Facts) -> Result<Decoder, FieldError> {
+    let known = Decoder::ALL.into_iter().find(|decoder| decoder.name() == typed);
+    match known {
+        Some(Decoder::Tiny) if !facts.tiny_decoder => {
+            let message =
+                format!("must be full: {} has no tiny decoder (TAESD) among the models or beside it", facts.name);
+            Err(FieldError::new(field, "no_tiny_decoder", message))
+        }
+        Some(decoder) => Ok(decoder),
+        None => {
+            let message =
+                format!("must be one of {}, was {}", Decoder::ALL.map(Decoder::name).join(", "), quoted(typed));
+            Err(FieldError::new(field, "unknown_value", message))
+        }
+    }
+}
+
 /// A seed below 2^32, short enough to be typed again. The standard library's hasher is keyed by the system's generator.
 fn random_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish() >> 32
@@ -218,6 +238,8 @@ mod tests {
             ("sampler", "__proto__", "unknown_value"),
             ("schedule", "karass", "unknown_value"),
             ("noise", "dice", "unknown_value"),
+            ("decoder", "huge", "unknown_value"),
+            ("decoder", "tiny", "no_tiny_decoder"),
             ("seed", "18446744073709551616", "out_of_range"),
             ("seed", "-2", "out_of_range"),
             ("count", "1000000000", "out_of_range"),

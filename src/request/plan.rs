@@ -2,12 +2,15 @@
 
 use super::GenerateRequest;
 use super::check::Checker;
+use super::control::{self, Control};
 use super::repaint::Repaint;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{Error, Result};
 use crate::image::{Mask, RgbImage};
+use crate::model::checkpoint::ControlNets;
+use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
 
 /// The most sampler steps.
@@ -48,6 +51,10 @@ pub struct Facts {
     pub text_layers: usize,
     /// Times of the model's noise schedule: more steps than that make no sense.
     pub times: usize,
+    /// Whether there is a tiny decoder beside the model's own.
+    pub tiny_decoder: bool,
+    /// The ControlNets that can be asked for.
+    pub controlnets: ControlNets,
 }
 
 impl Facts {
@@ -65,6 +72,8 @@ impl Facts {
             beside: Beside::Nothing,
             text_layers: 1,
             times: 1000,
+            tiny_decoder: false,
+            controlnets: ControlNets::default(),
         }
     }
 
@@ -125,6 +134,10 @@ pub struct Plan {
     pub start: Start,
     /// Which generator makes the noise.
     pub noise: NoiseKind,
+    /// Which decoder draws the finished picture.
+    pub decoder: Decoder,
+    /// What it is drawn along.
+    pub controls: Vec<Control>,
     /// The name of the model that this is for.
     pub model: String,
 }
@@ -138,13 +151,14 @@ impl Plan {
         if checker.errors.is_empty() { Ok(plan) } else { Err(Error::Invalid(checker.errors)) }
     }
 
-    /// The resolved request: every text field explicit, so that it gives an equal plan again. The bytes of `image` and
-    /// `mask` stay in the request that the plan was made from, and have to be added by whoever kept them.
+    /// The resolved request: every text field explicit, so that it gives an equal plan again. Files stay in the
+    /// request that the plan was made from, and have to be added by whoever kept them.
     pub fn request(&self) -> GenerateRequest {
         let (strength, repaint) = match &self.start {
             Start::Noise => (None, GenerateRequest::default()),
             Start::Picture { strength, repaint, .. } => (Some(strength.to_string()), repaint.request()),
         };
+        let [control, control_preprocessor] = control::typed(self.controls.iter().map(|control| &control.setting));
         GenerateRequest {
             prompt: Some(self.prompt.clone()),
             negative_prompt: Some(self.negative_prompt.clone()),
@@ -161,6 +175,9 @@ impl Plan {
             height: Some(self.height.to_string()),
             strength,
             noise: Some(self.noise.name().to_owned()),
+            decoder: Some(self.decoder.name().to_owned()),
+            control,
+            control_preprocessor,
             model: Some(self.model.clone()),
             ..repaint
         }

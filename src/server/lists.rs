@@ -1,10 +1,33 @@
 //! What there is to choose from.
 
 use super::openapi::Problems;
+use super::{App, Problem, blocking};
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use crate::request::MAX_CONTROLS;
 use axum::Json;
+use axum::extract::{Query, State};
 use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// The ControlNets among the models, and why some do not fit a model.
+#[utoipa::path(get, path = "/api/v1/controlnets", tag = "choices",
+    params(("model" = Option<String>, Query, description = "The model to fit; without it, the one that comes first")),
+    responses((status = 200, description = "Names, whether they fit, and if not, why", body = Object), Problems))]
+pub(super) async fn controlnets(
+    State(app): State<App>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Problem> {
+    let listed = blocking(move || {
+        let nets = app.library().facts(query.get("model").map_or("", String::as_str))?.controlnets;
+        let entry = |name: String| {
+            let reason = nets.check("control", &name).err().map(|error| error.message);
+            json!({ "name": name, "fits": reason.is_none(), "reason": reason })
+        };
+        Ok(nets.names().into_iter().map(entry).collect::<Vec<_>>())
+    });
+    Ok(Json(json!({ "controlnets": listed.await?, "preprocessors": ["none", "canny"], "most": MAX_CONTROLS })))
+}
 
 /// The samplers.
 #[utoipa::path(get, path = "/api/v1/samplers", tag = "choices",

@@ -34,6 +34,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(pictures::tokens))
         .routes(routes!(pictures::inspect))
         .routes(routes!(pictures::replay))
+        .routes(routes!(lists::controlnets))
         .routes(routes!(models::list))
         .routes(routes!(models::load))
         .routes(routes!(models::unload))

@@ -70,9 +70,9 @@ pub(super) async fn replay(State(app): State<App>, request: Request) -> Result<J
     let file = body::png(&app, request).await?;
     let sent = file.clone();
     let receipt = blocking(move || Ok(Receipt::from_png(&sent))).await?.ok_or_else(not_ours)?;
-    if receipt.strength.is_some() {
-        let detail =
-            "This picture was drawn over another one, which is not in the file: it cannot be drawn again from it.";
+    if receipt.needs_pictures() {
+        let detail = "This picture was drawn over another one, or along others, which are not in the file: it cannot be \
+                      drawn again from it.";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "needs_image", detail));
     }
     let (job, files) = app.draw(receipt.request()).await?;

@@ -7,6 +7,7 @@ use candle_nn::{VarBuilder, VarMap};
 use limner::diffusion::noise::Philox;
 use limner::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use limner::model::clip::{ClipTextConfig, ClipTextModel};
+use limner::model::controlnet::{ControlNet, ControlNetConfig};
 use limner::model::unet::{DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
 use serde_json::{Value, json};
 use std::fs;
@@ -19,6 +20,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let _ = fs::remove_dir_all(&model);
     write_tokenizer(&model.join("tokenizer"));
     write_networks(&model);
+    write_controlnets(&model.with_file_name("controlnets"));
     fs::write(model.join("words.txt"), "red\napple\n").unwrap();
     write_json(
         &model.join("scheduler/scheduler_config.json"),
@@ -110,6 +112,32 @@ fn write_networks(model: &Path) {
     write_network(&model.join("vae"), "diffusion_pytorch_model", &value, |vb| {
         drop(PatchAutoencoder::new(&config, vb).unwrap());
     });
+}
+
+/// `edges`, `nothing`, which is the same with zeros where its answers leave it, and `wide`, which is for another model.
+fn write_controlnets(folder: &Path) {
+    let _ = fs::remove_dir_all(folder);
+    let config = json!({
+        "_class_name": "ControlNetModel", "block_out_channels": [32, 32], "layers_per_block": 1, "norm_num_groups": 8,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "cross_attention_dim": 32, "attention_head_dim": 4,
+        "conditioning_embedding_out_channels": [4, 4, 4, 4],
+    });
+    let mut wide = config.clone();
+    wide["cross_attention_dim"] = json!(40);
+    for (name, config) in [("edges", &config), ("nothing", &config), ("wide", &wide)] {
+        let read: ControlNetConfig = serde_json::from_value(config.clone()).unwrap();
+        write_network(&folder.join(name), "diffusion_pytorch_model", config, |vb| {
+            drop(ControlNet::new(&read, vb).unwrap());
+        });
+    }
+    let file = folder.join("nothing/diffusion_pytorch_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    for (name, tensor) in &mut tensors {
+        if name.starts_with("controlnet_down_blocks.") || name.starts_with("controlnet_mid_block.") {
+            *tensor = tensor.zeros_like().unwrap();
+        }
+    }
+    candle_core::safetensors::save(&tensors, file).unwrap();
 }
 
 /// Building a network on an empty map of variables fills the map, under the names it asks for; candle's random numbers

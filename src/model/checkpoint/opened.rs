@@ -1,24 +1,31 @@
 //! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
 
 use super::parts::Parts;
-use super::{Defaults, Model, Precision, folder, name, single};
+use super::{ControlNets, Defaults, Model, Precision, companion, folder, name, single};
 use crate::Result;
+use crate::model::adapter::Layout;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::unet::{Beside, UNetConfig};
 use candle_core::Device;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model before any network is built.
 pub struct Opened {
     path: PathBuf,
     parts: Parts,
+    layout: Arc<Layout>,
+    /// Where a tiny decoder for its latents is.
+    companion: Option<PathBuf>,
 }
 
 impl Opened {
     /// Reads the small files of a diffusers folder, or the header of a single file. Fails as [`Model::load`] does.
     pub fn read(path: &Path) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
-        Ok(Self { path: path.to_owned(), parts })
+        let layout = Arc::new(Layout::new(parts.text.iter().map(|text| &text.weights), &parts.unet.1));
+        let companion = companion::find(path, &parts.codec.0);
+        Ok(Self { path: path.to_owned(), parts, layout, companion })
     }
 
     /// Where it is.
@@ -73,6 +80,16 @@ impl Opened {
         self.parts.defaults
     }
 
+    /// Whether a tiny decoder can be asked for.
+    pub fn has_tiny_decoder(&self) -> bool {
+        self.companion.is_some() || self.parts.codec.0.is_tiny()
+    }
+
+    /// The ControlNets among the models, seen from this one.
+    pub fn controlnets(&self) -> ControlNets {
+        ControlNets::of(&self.path, self.unet(), self.factor())
+    }
+
     /// Bytes that its weights will take in a precision: an estimate from the files' headers, to which tensors that no
     /// network asks for belong, too.
     pub fn bytes(&self, precision: Precision) -> u64 {
@@ -89,6 +106,6 @@ impl Opened {
 
     /// Builds the networks.
     pub fn load(self, device: &Device, precision: impl Into<Precision>) -> Result<Model> {
-        Model::build(name(&self.path), self.parts, device, precision.into())
+        Model::build(name(&self.path), self.parts, (self.layout, self.companion), device, precision.into())
     }
 }

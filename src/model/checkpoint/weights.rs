@@ -1,14 +1,17 @@
 //! Weights on disk to the variables that layers ask for.
 
+mod base;
 mod file;
 mod hash;
 mod shards;
 
+pub(in crate::model) use base::Base;
 pub(crate) use file::{PICKLE, is_pickle_name};
-pub(super) use hash::Hash;
+pub(in crate::model) use hash::Hash;
 
 use super::precision::Precision;
 use crate::{Error, Result};
+use base::Recorder;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
@@ -26,7 +29,7 @@ const MOST_STAND_INS: usize = 1 << 26;
 
 /// The tensors of one part of a model, still as they are on disk.
 #[derive(Debug, Clone)]
-pub(super) struct Weights {
+pub(in crate::model) struct Weights {
     files: Arc<Vec<WeightFile>>,
     /// Where the tensors are, by the names that networks ask for.
     index: Arc<HashMap<String, Place>>,
@@ -83,7 +86,7 @@ impl Weights {
     }
 
     /// Reads the one file `path`.
-    pub(super) fn read_file(path: PathBuf) -> Result<Self> {
+    pub(in crate::model) fn read_file(path: PathBuf) -> Result<Self> {
         Self::open(vec![path])
     }
 
@@ -107,7 +110,7 @@ impl Weights {
     }
 
     /// The shape that the tensor `name` has.
-    pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+    pub(in crate::model) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.index.get(name).map(Place::shape)
     }
 
@@ -133,12 +136,12 @@ impl Weights {
     }
 
     /// All names.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::model) fn names(&self) -> impl Iterator<Item = &str> {
         self.index.keys().map(String::as_str)
     }
 
     /// What the first file says of itself under `key`.
-    pub(super) fn note(&self, key: &str) -> Option<&str> {
+    pub(in crate::model) fn note(&self, key: &str) -> Option<&str> {
         self.files.first()?.note(key)
     }
 
@@ -150,15 +153,55 @@ impl Weights {
         device: &Device,
         build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
     ) -> Result<T> {
-        let weights = Box::new(Self { precision, ..self.clone() });
-        let built = build(&VarBuilder::from_backend(weights, precision.activations(), device.clone()));
+        let weights = self.in_precision(precision);
+        self.build_from(Box::new(weights), precision, device, build)
+    }
+
+    /// The same, and what the network was built of.
+    pub(super) fn build_kept<T>(
+        &self,
+        precision: Precision,
+        device: &Device,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
+    ) -> Result<(T, Base)> {
+        let recorder = Recorder::new(self.in_precision(precision));
+        let built = self.build_from(Box::new(recorder.clone()), precision, device, build)?;
+        Ok((built, recorder.into_base(precision.activations(), device)))
+    }
+
+    fn in_precision(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
+    }
+
+    fn build_from<T>(
+        &self,
+        backend: Box<dyn SimpleBackend>,
+        precision: Precision,
+        device: &Device,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let built = build(&VarBuilder::from_backend(backend, precision.activations(), device.clone()));
         match std::mem::take(&mut *self.faults()).into_error(|| self.path()) {
             Some(error) => Err(error),
             None => built.map_err(|e| Error::model(self.path(), e.to_string())),
         }
     }
 
-    fn path(&self) -> PathBuf {
+    /// The tensor `name` in f32.
+    pub(in crate::model) fn numbers(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let missing = || Error::model(self.path(), format!("{name} is missing"));
+        let (file, place) = self.find(name).ok_or_else(missing)?;
+        Ok(place.load(file)?.to_dtype(DType::F32)?.to_device(device)?)
+    }
+
+    /// The first (or only) number of the tensor `name`. Unlike weights, it may be an integer.
+    pub(in crate::model) fn number(&self, name: &str) -> Option<f64> {
+        let (file, place) = self.find(name)?;
+        file.number(&place.info)
+    }
+
+    /// The first file.
+    pub(in crate::model) fn path(&self) -> PathBuf {
         self.files.first().map(|f| f.path.clone()).unwrap_or_default()
     }
 

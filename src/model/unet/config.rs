@@ -177,6 +177,17 @@ impl UNetConfig {
         }
     }
 
+    /// Channels of the skip connections, in the order of the way down.
+    pub(in crate::model) fn skips(&self) -> Vec<usize> {
+        let channels = &self.block_out_channels;
+        let mut skips = vec![channels[0]];
+        for (level, &width) in channels.iter().enumerate() {
+            let downsampled = usize::from(level + 1 < channels.len());
+            skips.extend(std::iter::repeat_n(width, self.layers_per_block + downsampled));
+        }
+        skips
+    }
+
     /// Channels of the time embedding that the residual blocks see.
     pub(super) fn time_channels(&self) -> usize {
         4 * self.block_out_channels[0]

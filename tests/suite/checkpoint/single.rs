@@ -15,7 +15,7 @@ const TEXT_2: &str = "text_encoder_2/model.safetensors";
 /// What follows version 2.
 const XL: u8 = 3;
 
-type Tensors = HashMap<String, Tensor>;
+pub(super) type Tensors = HashMap<String, Tensor>;
 
 /// Names of diffusers and of the original program. Longer ones first where one begins another.
 const RESIDUAL: [(&str, &str); 6] = [
@@ -149,7 +149,7 @@ fn prefixed(prefix: &str, tensors: Tensors, name: impl Fn(&str) -> String) -> im
 }
 
 /// The tensors of a folder as one file has them, and some that nobody asks for.
-fn joined(tiny: &Tiny, version: u8) -> Tensors {
+pub(super) fn joined(tiny: &Tiny, version: u8) -> Tensors {
     let xl = version == XL;
     let text = tiny.tensors(TEXT);
     let text: Vec<(&str, Tensors)> = match version {

@@ -369,3 +369,23 @@ fn headers_of_single_files_may_claim_anything() {
         assert!(refusal(&tiny, "odd.safetensors").starts_with("odd.safetensors: "));
     }
 }
+
+/// With a dimension of 0 the others may be as large as they like; read from the other side, their product overflowed.
+#[test]
+fn a_projection_without_numbers_may_have_any_other_side() {
+    let tiny = Tiny::stable_diffusion(2);
+    tiny.save("whole.safetensors", &joined(&tiny, 2));
+    let bytes = fs::read(tiny.file("whole.safetensors")).unwrap();
+    let (start, end) = (8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize, bytes.len());
+    let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let (size, large) = (end - start, 1u64 << 62);
+    header["cond_stage_model.model.text_projection"] =
+        serde_json::json!({ "dtype": "F32", "shape": [0, large, 8], "data_offsets": [size, size] });
+    let head = header.to_string();
+    let bytes = [&(head.len() as u64).to_le_bytes(), head.as_bytes(), &bytes[start..]].concat();
+    tiny.write("odd.safetensors", &bytes);
+    let opened = limner::model::checkpoint::Opened::read(&tiny.file("odd.safetensors")).unwrap();
+    let precision = limner::model::checkpoint::Precision::on(&Device::Cpu, None);
+    assert!(opened.bytes(precision) >= size as u64);
+    opened.load(&Device::Cpu, precision).unwrap();
+}

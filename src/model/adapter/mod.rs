@@ -1,6 +1,6 @@
 //! Small files that change a model: LoRA, LoHa and LoKr, in the names of kohya's trainer, diffusers or PEFT.
 //!
-//! An [`Adapter`] is a file bound to a model: every tensor of it has a role for a layer of the model, and the shape that
+//! An `Adapter` is a file bound to a model: every tensor of it has a role for a layer of the model, and the shape that
 //! goes with it, or the file is refused. Of some adapters and a model, [`crate::model::checkpoint::Model::adapted`] makes
 //! another model, which has the changed parameters as its own and shares all others with the first; that one is never
 //! written to.

@@ -4,6 +4,7 @@
 //! a matrix product are ordered by its shape, so pictures drawn in a larger batch would differ in their last bits from
 //! the same pictures drawn alone.
 
+mod adapted;
 mod canvas;
 mod chunks;
 mod notices;
@@ -11,10 +12,11 @@ mod progress;
 mod receipt;
 mod text;
 mod told;
+mod vocabulary;
 
 pub use notices::Notice;
 pub use progress::{Estimate, Progress};
-pub use receipt::Receipt;
+pub use receipt::{EmbeddingReceipt, LoraReceipt, Receipt};
 pub use text::TokenCount;
 
 use crate::Result;
@@ -26,12 +28,14 @@ use crate::image::{self, RgbImage};
 use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
+use adapted::Adapted;
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
 use notices::Words;
 use std::path::Path;
 use text::{Text, TextStates};
 use told::Told;
+use vocabulary::Added;
 
 /// A model in memory, ready to draw.
 pub struct Pipeline {
@@ -39,6 +43,8 @@ pub struct Pipeline {
     facts: Facts,
     words: Option<Words>,
     device: Device,
+    /// The model with the adapters of the last plan that had any.
+    adapted: Adapted,
 }
 
 /// What a plan has to know of a model.
@@ -56,6 +62,7 @@ pub fn facts(model: &Opened) -> Facts {
         beside: model.unet().beside().unwrap_or(Beside::Nothing),
         text_layers: model.text_layers(),
         times: model.times(),
+        adapters: model.adapters(),
     }
 }
 
@@ -90,7 +97,16 @@ impl Pipeline {
     /// Loads the weights of a model. Fails as [`Pipeline::load`].
     pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let (facts, words) = (facts(&opened), Words::read(opened.path())?);
-        Ok(Self { model: opened.load(device, precision)?, facts, words, device: device.clone() })
+        let (model, adapted) = (opened.load(device, precision)?, Adapted::default());
+        Ok(Self { model, facts, words, device: device.clone(), adapted })
+    }
+
+    /// Offers an adapter that lies anywhere, by the name of its file, which is returned; none for a name that no prompt
+    /// can have.
+    pub fn offer_lora(&mut self, path: &Path) -> Option<String> {
+        let (adapters, name) = self.facts.adapters.clone().with_file(path)?;
+        self.facts.adapters = adapters;
+        Some(name)
     }
 
     /// What a plan has to know of this model.
@@ -113,14 +129,19 @@ impl Pipeline {
         let known = self.known(plan)?;
         let ladder = plan.schedule.sigmas(&self.model.schedule, plan.steps)?;
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
-        let text = self.text(plan, sigmas.len() - 1);
+        let (model, added) = (self.adapted.model(&self.model, &plan.loras)?, self.added(plan)?);
+        let text = Text::new(&model, plan, &added, sigmas.len() - 1)?;
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
-        let told = Told::new(&self.model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
+        let told = Told::new(&model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
         let draw = |k| {
             let pixels = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
-            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model) })
+            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &model, &added) })
         };
         (0..plan.count).map(draw).collect()
+    }
+
+    fn added(&self, plan: &Plan) -> Result<Added> {
+        Added::open(&plan.embeddings, &self.facts.adapters)
     }
 
     /// Things a person should know about what a plan draws, although nothing is wrong with it.
@@ -182,7 +203,8 @@ impl Pipeline {
         let seeds: Vec<u64> = (0..2 * batch).map(|k| plan.seed_of(k)).collect();
         let shape = Shape::from([&[2 * batch], &self.latent_shape(plan).dims()[1..]].concat());
         let latents = SeededNoise::new(plan.noise, &seeds).normal(&shape, DType::F32, &self.device)?;
-        let states = self.text(plan, plan.steps).at(0)?;
+        let added = self.added(plan)?;
+        let states = Text::new(&self.model, plan, &added, plan.steps)?.at(0)?;
         let rows: Vec<_> = (0..batch).flat_map(|_| [&states.negative, &states.prompts[0].1]).collect();
         let told = Told::new(&self.model, plan, None, None, &self.device)?;
         let given = told.given(&TextStates::stacked(&rows)?)?;

@@ -13,6 +13,7 @@ pub use entry::{Entry, Outline, Presence};
 
 use crate::Error;
 use crate::error::{FieldError, Result};
+use crate::model::adapter::Catalogue;
 use crate::model::checkpoint::{self, Opened, Precision};
 use crate::pipeline::{Pipeline, TokenCount};
 use crate::request::{Facts, quoted};
@@ -176,6 +177,11 @@ impl Library {
         self.settings.budget
     }
 
+    /// The adapters and embeddings that models can be drawn with.
+    pub fn adapters(&self) -> Catalogue {
+        Catalogue::new(self.settings.places.clone())
+    }
+
     fn names(&self) -> Vec<String> {
         checkpoint::names(&self.settings.places).into_iter().chain([self.first.clone()]).collect()
     }
@@ -218,6 +224,7 @@ impl Library {
 
     fn open(&self, found: &Found) -> Result<Opened, Reason> {
         let opened = Opened::read(&found.path).map_err(|error| self.note(found, &error))?;
+        let opened = opened.with_catalogue(self.adapters());
         self.remember(found, Ok(self.read(&opened)));
         Ok(opened)
     }

@@ -4,6 +4,7 @@
 //! [`Plan::new`] reads them, so that "7,5", `1e999` and a missing field get the same answer at every door, and so that
 //! all wrong fields are reported together.
 
+mod adapters;
 mod axes;
 mod check;
 mod fields;
@@ -18,7 +19,7 @@ pub use axes::{AXES, Axis, Grid, MAX_CELLS};
 pub(crate) use check::check_prompt;
 pub use fields::{FIELDS, GenerateRequest, Kind};
 pub use parameters::{Parameters, from_parameters};
-pub use plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start};
+pub use plan::{Facts, MAX_COUNT, MAX_LORAS, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start};
 pub use repaint::Repaint;
 
 impl GenerateRequest {
@@ -48,7 +49,7 @@ impl GenerateRequest {
 }
 
 /// What other programs call our fields.
-const ELSEWHERE: [(&str, &str); 19] = [
+const ELSEWHERE: [(&str, &str); 20] = [
     ("cfg", "guidance"),
     ("cfg_scale", "guidance"),
     ("guidance_scale", "guidance"),
@@ -67,6 +68,7 @@ const ELSEWHERE: [(&str, &str); 19] = [
     ("padding_mask_crop", "only_masked_padding"),
     ("outpaint", "extend"),
     ("checkpoint", "model"),
+    ("lora", "loras"),
     ("sd_model_checkpoint", "model"),
 ];
 

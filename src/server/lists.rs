@@ -1,9 +1,14 @@
 //! What there is to choose from.
 
 use super::openapi::Problems;
+use super::{App, Problem, blocking};
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use crate::library::Library;
 use axum::Json;
+use axum::extract::State;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use serde_json::{Value, json};
 
 /// The samplers.
@@ -18,4 +23,23 @@ pub(super) async fn samplers() -> Json<Value> {
     responses((status = 200, description = "All of them, and the default", body = Object), Problems))]
 pub(super) async fn schedules() -> Json<Value> {
     Json(json!({ "schedules": Spacing::names(), "default": Spacing::default().name() }))
+}
+
+/// The LoRAs that a prompt or the field `loras` can name. Whether one fits a model is told when it is asked for.
+#[utoipa::path(get, path = "/api/v1/loras", tag = "choices",
+    responses((status = 200, description = "The names of all of them", body = Object), Problems))]
+pub(super) async fn loras(State(app): State<App>) -> Result<Json<Value>, Problem> {
+    Ok(Json(json!({ "loras": names(app, |library| library.adapters().loras()).await? })))
+}
+
+/// The embeddings (textual inversions) that a prompt can name.
+#[utoipa::path(get, path = "/api/v1/embeddings", tag = "choices",
+    responses((status = 200, description = "The names of all of them", body = Object), Problems))]
+pub(super) async fn embeddings(State(app): State<App>) -> Result<Json<Value>, Problem> {
+    Ok(Json(json!({ "embeddings": names(app, |library| library.adapters().embeddings()).await? })))
+}
+
+async fn names(app: App, of: fn(&Library) -> BTreeMap<String, PathBuf>) -> Result<Vec<String>, Problem> {
+    let inner = app.inner.clone();
+    Ok(blocking(move || Ok(of(&inner.library).into_keys().collect())).await?)
 }

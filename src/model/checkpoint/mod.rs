@@ -21,7 +21,7 @@ pub(super) use single::ldm_unet;
 pub(super) use weights::{Base, Hash, Weights};
 pub(crate) use weights::{PICKLE, is_pickle_name};
 
-use super::adapter::{Adaptable, Bases, Layout};
+use super::adapter::{Adaptable, Bases, Layout, Used};
 use super::clip::ClipTextModel;
 use super::codec::Codec;
 use super::text_encoder::TextEncoder;
@@ -56,6 +56,8 @@ pub struct Model {
     /// Bytes that its weights take in memory.
     pub bytes: u64,
     hash: Arc<Hash>,
+    /// What it was made with, of another model.
+    pub adapters: Vec<Used>,
     /// What adapters need to make another model of this one.
     pub(super) adaptable: Arc<Adaptable>,
 }
@@ -91,7 +93,21 @@ impl Model {
         let adaptable = Arc::new(Adaptable { layout, bases: Bases { text: bases, unet: base }, configs });
         let bytes = all.iter().map(Weights::taken).sum();
         let (text, unet, codec) = (encoders, Arc::new(unet), Arc::new(codec));
-        Ok(Self { name, text, zeros_for_empty, unet, codec, schedule, prediction, defaults, bytes, hash, adaptable })
+        let adapters = Vec::new();
+        Ok(Self {
+            name,
+            text,
+            zeros_for_empty,
+            unet,
+            codec,
+            schedule,
+            prediction,
+            defaults,
+            bytes,
+            hash,
+            adapters,
+            adaptable,
+        })
     }
 
     /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own. The

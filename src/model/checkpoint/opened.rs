@@ -1,9 +1,9 @@
 //! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
 
 use super::parts::Parts;
-use super::{Defaults, Model, Precision, folder, name, single};
+use super::{Defaults, Model, Precision, folder, name, places, single};
 use crate::Result;
-use crate::model::adapter::Layout;
+use crate::model::adapter::{Adapters, Catalogue, Layout};
 use crate::model::unet::{Beside, UNetConfig};
 use candle_core::Device;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ pub struct Opened {
     path: PathBuf,
     parts: Parts,
     layout: Arc<Layout>,
+    catalogue: Catalogue,
 }
 
 impl Opened {
@@ -21,7 +22,18 @@ impl Opened {
     pub fn read(path: &Path) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
         let layout = Arc::new(Layout::new(parts.text.iter().map(|text| &text.weights), &parts.unet.1));
-        Ok(Self { path: path.to_owned(), parts, layout })
+        Ok(Self { path: path.to_owned(), parts, layout, catalogue: Catalogue::new(places()) })
+    }
+
+    /// The same with adapters and embeddings from a catalogue; without it, they are looked for where models are.
+    #[must_use]
+    pub fn with_catalogue(self, catalogue: Catalogue) -> Self {
+        Self { catalogue, ..self }
+    }
+
+    /// What it can be drawn with besides.
+    pub fn adapters(&self) -> Adapters {
+        Adapters::new(self.catalogue.clone(), self.layout.clone())
     }
 
     /// Where it is.

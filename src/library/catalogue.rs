@@ -5,6 +5,7 @@ use super::stamp::Stamp;
 use super::{Settings, lock};
 use crate::Error;
 use crate::error::{FieldError, Result};
+use crate::model::adapter;
 use crate::model::checkpoint::{self, Opened, Precision};
 use crate::model::tokenizer::Tokenizer;
 use crate::request::quoted;
@@ -122,8 +123,14 @@ impl Catalogue {
         lock(&self.known).retain(|other, known| other != name || known.outline.is_ok());
     }
 
+    /// The adapters and embeddings that models can be drawn with.
+    pub(super) fn adapters(&self) -> adapter::Catalogue {
+        adapter::Catalogue::new(self.places.clone())
+    }
+
     fn open(&self, found: &Found) -> Result<Opened, Reason> {
         let opened = Opened::read(&found.path).map_err(|error| self.note(found, &error))?;
+        let opened = opened.with_catalogue(self.adapters());
         self.remember(found, Ok(self.read(&opened)));
         Ok(opened)
     }

@@ -14,6 +14,7 @@ pub use entry::{Entry, Outline, Presence};
 
 use crate::Error;
 use crate::error::Result;
+use crate::model::adapter;
 use crate::model::checkpoint::Precision;
 use crate::pipeline::{Pipeline, TokenCount, count_tokens};
 use crate::request::Facts;
@@ -140,8 +141,8 @@ impl Library {
             return pipeline.tokens(prompt);
         }
         let reason = |reason: Reason| reason.error(&found.name);
-        let steps = self.catalogue.outline(&found).map_err(reason)?.facts.steps;
-        count_tokens(&*self.catalogue.tokenizer(&found).map_err(reason)?, steps, prompt)
+        let facts = self.catalogue.outline(&found).map_err(reason)?.facts;
+        count_tokens(&*self.catalogue.tokenizer(&found).map_err(reason)?, &facts, prompt)
     }
 
     /// All models, by name.
@@ -166,6 +167,11 @@ impl Library {
     /// Bytes that all of them may take together.
     pub fn budget(&self) -> u64 {
         self.settings.budget
+    }
+
+    /// The adapters and embeddings that models can be drawn with.
+    pub fn adapters(&self) -> adapter::Catalogue {
+        self.catalogue.adapters()
     }
 
     fn load(&self, found: &Found, on_load: &mut dyn FnMut()) -> Result<Pipeline> {

@@ -40,6 +40,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(models::unload))
         .routes(routes!(lists::samplers))
         .routes(routes!(lists::schedules))
+        .routes(routes!(lists::loras))
+        .routes(routes!(lists::embeddings))
         .routes(routes!(metrics::show))
         .routes(routes!(alive))
         .routes(routes!(ready))

@@ -1,9 +1,9 @@
 //! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
 
 use super::parts::Parts;
-use super::{ControlNets, Defaults, Model, Precision, companion, folder, name, single};
+use super::{ControlNets, Defaults, Model, Precision, companion, folder, name, places, single};
 use crate::Result;
-use crate::model::adapter::Layout;
+use crate::model::adapter::{Adapters, Catalogue, Layout};
 use crate::model::tokenizer::Tokenizer;
 use crate::model::unet::{Beside, UNetConfig};
 use candle_core::Device;
@@ -17,6 +17,7 @@ pub struct Opened {
     layout: Arc<Layout>,
     /// Where a tiny decoder for its latents is.
     companion: Option<PathBuf>,
+    catalogue: Catalogue,
 }
 
 impl Opened {
@@ -25,7 +26,18 @@ impl Opened {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
         let layout = Arc::new(Layout::new(parts.text.iter().map(|text| &text.weights), &parts.unet.1));
         let companion = companion::find(path, &parts.codec.0);
-        Ok(Self { path: path.to_owned(), parts, layout, companion })
+        Ok(Self { path: path.to_owned(), parts, layout, companion, catalogue: Catalogue::new(places()) })
+    }
+
+    /// The same with adapters and embeddings from a catalogue; without it, they are looked for where models are.
+    #[must_use]
+    pub fn with_catalogue(self, catalogue: Catalogue) -> Self {
+        Self { catalogue, ..self }
+    }
+
+    /// What it can be drawn with besides.
+    pub fn adapters(&self) -> Adapters {
+        Adapters::new(self.catalogue.clone(), self.layout.clone())
     }
 
     /// Where it is.

@@ -186,7 +186,7 @@ fn refusal(tiny: &Tiny, name: &str) -> String {
 /// Text states, one call of the U-Net, a decoded and an encoded picture.
 fn outputs(model: &Model) -> Vec<Vec<f32>> {
     let said: Vec<_> =
-        model.text.iter().map(|text| text.read(&[49406, 320, 5, 77, 49407, 49407], 4, None).unwrap()).collect();
+        model.text.iter().map(|text| text.read(&[49406, 320, 5, 77, 49407, 49407], 4, None, None).unwrap()).collect();
     let states = Tensor::cat(&said.iter().map(|said| &said.states).collect::<Vec<_>>(), 2).unwrap();
     let sizes = Tensor::new(&[[64f32, 48.0, 0.0, 0.0, 64.0, 48.0]], &Device::Cpu).unwrap();
     let pooled = said.into_iter().last().and_then(|said| said.pooled);

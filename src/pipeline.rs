@@ -21,10 +21,10 @@ pub use text::TokenCount;
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::inpaint::Inpaint;
-use crate::diffusion::noise::{NoiseSource, SeededNoise};
+use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
-use crate::model::checkpoint::{Model, Opened};
+use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
@@ -41,11 +41,9 @@ pub struct Pipeline {
     facts: Facts,
     words: Option<Words>,
     nets: Nets,
+    precision: Precision,
     device: Device,
 }
-
-/// The type that networks compute in.
-const DTYPE: DType = DType::F32;
 
 /// What a plan has to know of a model.
 pub fn facts(model: &Opened) -> Facts {
@@ -67,11 +65,6 @@ pub fn facts(model: &Opened) -> Facts {
     }
 }
 
-/// Bytes that a model's weights will take in memory, as far as its files' headers say.
-pub fn bytes_needed(model: &Opened) -> u64 {
-    model.bytes(DTYPE)
-}
-
 /// A finished picture.
 #[derive(Debug, Clone)]
 pub struct Picture {
@@ -89,15 +82,28 @@ impl Picture {
 }
 
 impl Pipeline {
-    /// Loads the model folder `path`. Fails with [`crate::Error::Model`], naming file and tensor.
+    /// Loads the model at `path` in the precision that suits the device. Fails with [`crate::Error::Model`], naming file
+    /// and tensor.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        Self::new(Opened::read(path)?, device)
+        Self::load_as(path, device, Precision::on(device, None))
+    }
+
+    /// The same in a precision that is asked for.
+    pub fn load_as(path: &Path, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
+        Self::new(Opened::read(path)?, device, precision)
     }
 
     /// Loads the weights of a model. Fails as [`Pipeline::load`].
-    pub fn new(opened: Opened, device: &Device) -> Result<Self> {
-        let (facts, words) = (facts(&opened), Words::read(opened.path())?);
-        Ok(Self { model: opened.load(device, DTYPE)?, facts, words, nets: Nets::default(), device: device.clone() })
+    pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
+        let (facts, words, precision) = (facts(&opened), Words::read(opened.path())?, precision.into());
+        Ok(Self {
+            model: opened.load(device, precision)?,
+            facts,
+            words,
+            nets: Nets::default(),
+            precision,
+            device: device.clone(),
+        })
     }
 
     /// What a plan has to know of this model.
@@ -112,7 +118,7 @@ impl Pipeline {
 
     /// The model's name and the hash of its weights.
     pub fn identity(&self) -> (&str, &str) {
-        (&self.model.name, &self.model.hash)
+        (&self.model.name, self.model.hash())
     }
 
     /// Draws every picture of a plan. `on_step` hears of every step, and stops the work by returning an error.
@@ -122,7 +128,7 @@ impl Pipeline {
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
         let text = self.text(plan, sigmas.len() - 1);
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
-        let controls = Controls::load(&self.nets, &self.facts.controlnets, plan, &self.device, DType::F32)?;
+        let controls = Controls::load(&self.nets, &self.facts.controlnets, plan, &self.device, self.precision)?;
         let told = Told::new(&self.model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
         let told = told.with(controls.clone(), sigmas.len() - 1);
         let draw = |k| {
@@ -148,7 +154,7 @@ impl Pipeline {
     ) -> Result<RgbImage> {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
-        let x = start(known, &fresh, sigmas)?;
+        let x = start(known, &fresh, sigmas, plan.noise)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
         let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?, step));
         let denoiser = self.held(drawn, known, &fresh)?;
@@ -265,11 +271,11 @@ fn redrawn_steps(plan: &Plan) -> usize {
     }
 }
 
-/// `x0 + sigma * noise` at the first sigma, with 0 for x0 when nothing is to be kept.
-fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64]) -> Result<Tensor> {
-    let noise = (fresh * sigmas.first().copied().unwrap_or_default())?;
+/// `x0 + sigma * noise` at the first sigma, or noise alone when nothing is to be kept.
+fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64], kind: NoiseKind) -> Result<Tensor> {
+    let sigma = sigmas.first().copied().unwrap_or_default();
     match known.filter(|known| !known.whole).and_then(|known| known.latents.as_ref()) {
-        Some(latents) => Ok((latents + noise)?),
-        None => Ok(noise),
+        Some(latents) => Ok((latents + (fresh * sigma)?)?),
+        None => Ok((fresh * kind.first_scale(sigma))?),
     }
 }

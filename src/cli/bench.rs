@@ -55,7 +55,7 @@ struct Figures {
 
 #[expect(clippy::needless_pass_by_value, reason = "every subcommand takes its arguments whole")]
 pub(super) fn run(args: Args) -> Result<()> {
-    let pipeline = Pipeline::load(&args.model.folder()?, &args.model.device()?)?;
+    let pipeline = args.model.load()?;
     let request = GenerateRequest {
         prompt: Some("red apple".into()),
         seed: Some("0".into()),

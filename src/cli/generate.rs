@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let began = Instant::now();
     let request = request(args)?;
     check_output(&args.output)?;
-    let pipeline = Pipeline::load(&args.model.folder()?, &args.model.device()?)?;
+    let pipeline = args.model.load()?;
     let plan = Plan::new(&request, &pipeline.facts())?;
     let loaded = began.elapsed();
     let pictures = draw(&pipeline, &plan)?;

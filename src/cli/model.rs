@@ -1,11 +1,12 @@
 //! `--model` and `--device`, which several subcommands share.
 
 use crate::error::{Error, FieldError, Result};
-use crate::model::checkpoint;
-use candle_core::Device;
+use crate::model::checkpoint::{self, Precision};
+use crate::pipeline::Pipeline;
+use candle_core::{DType, Device};
 use std::path::PathBuf;
 
-/// Which model, and where it runs.
+/// Which model, where it runs, and in which type.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ModelArgs {
     /// A folder as diffusers lays it out, one .safetensors file, or the name of either in the models folder
@@ -14,6 +15,22 @@ pub(super) struct ModelArgs {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
     device: DeviceKind,
+    /// The type of the model's numbers
+    #[arg(long, value_enum, default_value_t = NumberKind::Auto)]
+    dtype: NumberKind,
+}
+
+/// The types that weights can be kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum NumberKind {
+    /// As the file has them on a CPU; half precision on a GPU
+    Auto,
+    /// Full precision: twice the memory
+    F32,
+    /// Half precision; a CPU still computes in f32
+    F16,
+    /// The half precision with f32's range; a CPU still computes in f32
+    Bf16,
 }
 
 /// The kinds of device.
@@ -33,6 +50,23 @@ impl ModelArgs {
     /// The model's folder.
     pub(super) fn folder(&self) -> Result<PathBuf> {
         checkpoint::find(Some(&self.model))
+    }
+
+    /// Loads the model: on which device, in which precision.
+    pub(super) fn load(&self) -> Result<Pipeline> {
+        let device = self.device()?;
+        Pipeline::load_as(&self.folder()?, &device, self.precision(&device))
+    }
+
+    /// The precision on a device.
+    pub(super) fn precision(&self, device: &Device) -> Precision {
+        let wanted = match self.dtype {
+            NumberKind::Auto => None,
+            NumberKind::F32 => Some(DType::F32),
+            NumberKind::F16 => Some(DType::F16),
+            NumberKind::Bf16 => Some(DType::BF16),
+        };
+        Precision::on(device, wanted)
     }
 
     /// Opens the device. Fails when one is asked for by name that this build or machine does not have.

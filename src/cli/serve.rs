@@ -38,10 +38,12 @@ async fn serve(args: Args, give_back: fn()) -> Result<()> {
     args.config.check()?;
     let listener = bind(args.config.listen).await?;
     let address = listener.local_addr().map_err(|error| cannot_listen(args.config.listen, &error))?;
+    let device = args.model.device()?;
     let library = Arc::new(Library::new(Settings {
         places: checkpoint::places(),
         first: args.model.folder()?,
-        device: args.model.device()?,
+        precision: args.model.precision(&device),
+        device,
         budget: args.config.memory(),
         give_back,
     }));

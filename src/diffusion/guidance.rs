@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::diffusion::denoiser::{Denoiser, Estimate};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// How strongly, and where, to steer by the prompt.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,9 +129,9 @@ impl<C: Denoiser, P: Denoiser> Denoiser for Guided<C, P> {
 /// Each picture clamped to its own quantile of `|D|` and divided by it, where that exceeds 1.
 fn threshold(denoised: &Tensor, quantile: f64) -> Result<Tensor> {
     let pictures = denoised.dim(0)?;
-    let rows = denoised.abs()?.to_dtype(DType::F64)?.flatten_from(1)?.to_vec2::<f64>()?;
+    let rows = denoised.abs()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_from(1)?.to_vec2::<f64>()?;
     let limits: Vec<f64> = rows.into_iter().map(|row| quantile_of(row, quantile).max(1.0)).collect();
-    let limits = Tensor::from_vec(limits, (pictures, 1, 1, 1), &candle_core::Device::Cpu)?
+    let limits = Tensor::from_vec(limits, (pictures, 1, 1, 1), &Device::Cpu)?
         .to_dtype(denoised.dtype())?
         .to_device(denoised.device())?;
     let scaled = denoised.broadcast_div(&limits)?;

@@ -90,14 +90,8 @@ impl CustomOp2 for AddPerSample {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, e: &CpuStorage, le: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, channels) = le.shape().dims2()?;
-        let (mut y, e) = (values(x, lx)?.to_vec(), values(e, le)?);
-        let sample = y.len() / batch;
-        for (y, e) in y.chunks_exact_mut(sample).zip(e.chunks_exact(channels)) {
-            for row in y.chunks_exact_mut(channels) {
-                row.iter_mut().zip(e).for_each(|(v, e)| *v += e);
-            }
-        }
+        let mut y = values(x, lx)?.to_vec();
+        add_to_samples(&mut y, values(e, le)?, le.shape().dims2()?.1);
         output(y, lx.shape().clone())
     }
 
@@ -108,5 +102,15 @@ impl CustomOp2 for AddPerSample {
             dy.chunks_exact(dy.len() / batch).flat_map(|s| super::linear::column_sums(s, channels)).collect::<Vec<_>>()
         })?;
         Ok((Some(grad), gradient(de, e)?))
+    }
+}
+
+/// In place: `y` is (B, .., C) and `e` (B, C).
+pub(super) fn add_to_samples(y: &mut [f32], e: &[f32], channels: usize) {
+    let sample = (y.len() * channels).checked_div(e.len()).unwrap_or_default();
+    for (y, e) in y.chunks_exact_mut(sample.max(1)).zip(e.chunks_exact(channels)) {
+        for row in y.chunks_exact_mut(channels) {
+            row.iter_mut().zip(e).for_each(|(v, e)| *v += e);
+        }
     }
 }

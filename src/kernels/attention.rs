@@ -4,7 +4,7 @@
 use super::gemm::{Matrix, Onto, product};
 use super::math::{exp, vectorised};
 use super::native::{gradient, output, values, with_values};
-use super::threads;
+use super::threads::{self, Scratch};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 /// Queries per block: with 4096 keys the scores of one take 1 MiB.
@@ -62,7 +62,7 @@ impl Attention {
     /// The queries `first..` of one sample: q and y hold just their rows, k and v the whole sample.
     fn forward_block(&self, s: Sizes, q: &[f32], k: &[f32], v: &[f32], first: usize, y: &mut [f32]) {
         let count = q.len() / s.channels;
-        threads::with_scratch(count * s.keys, |scores| {
+        threads::with_scratch(Scratch::Activations, count * s.keys, |scores| {
             for h in 0..self.heads {
                 self.weights(s, s.part(q, count, h), s.part(k, s.keys, h), first, scores);
                 let out = &mut y[h * s.head..];

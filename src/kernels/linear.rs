@@ -3,6 +3,7 @@
 use super::gemm::{Matrix, Onto, product};
 use super::math::vectorised;
 use super::native::{gradient, output, values, with_values};
+use super::stored::{Weights, check_trainable};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 /// Arguments: x (.., I), w (O, I), b (O).
@@ -26,8 +27,9 @@ impl CustomOp3 for Linear {
         if lx.dims().last() != Some(&inputs) {
             candle_core::bail!("linear: input {:?} does not fit weights {:?}", lx.shape(), lw.shape());
         }
-        let rows = lx.shape().elem_count() / inputs;
-        let y = forward(values(x, lx)?, values(w, lw)?, values(b, lb)?, rows, inputs, outputs);
+        // Each row starts as the bias, the product is added to it.
+        let mut y = values(b, lb)?.repeat(lx.shape().elem_count() / inputs);
+        Weights::of(w, lw)?.add_product_spread(&mut y, values(x, lx)?);
         let mut shape = lx.dims().to_vec();
         *shape.last_mut().expect("x has a last dimension") = outputs;
         output(y, shape)
@@ -41,20 +43,13 @@ impl CustomOp3 for Linear {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        check_trainable("linear", w.dtype())?;
         let (outputs, inputs) = w.dims2()?;
         let rows = x.elem_count() / inputs;
         let (dx, dw, db) =
             with_values([x, w, &grad.contiguous()?], |[x, w, dy]| backward(x, w, dy, rows, inputs, outputs))?;
         Ok((gradient(dx, x)?, gradient(dw, w)?, gradient(db, b)?))
     }
-}
-
-/// Each row of `y` starts as the bias, the product is added to it.
-fn forward(x: &[f32], w: &[f32], b: &[f32], rows: usize, inputs: usize, outputs: usize) -> Vec<f32> {
-    let mut y = b.repeat(rows);
-    let w = Matrix::dense(w, outputs, inputs).transposed();
-    product(&mut y, outputs, Onto::Sum, 1.0, Matrix::dense(x, rows, inputs), w);
-    y
 }
 
 type Gradients = (Vec<f32>, Vec<f32>, Vec<f32>);

@@ -3,24 +3,32 @@
 //! Networks call these and nothing else for such work. Activations are **channels-last**: pictures are `(B, H, W, C)`
 //! and sequences `(B, T, C)`, so that a 1x1 convolution is a linear layer and a transformer block needs no transposes.
 //! All functions are differentiable, in every argument. In f32 on the CPU they are our own operations; other types and
-//! devices run candle's.
+//! devices run candle's. There, the weights of linear layers and convolutions may be in half precision, with results and
+//! activations in f32: see [`stored`]. Those have no gradient.
+//! Half precision on NVIDIA's GPUs runs flash attention, where the crate is built with it.
 
 mod activation;
 mod attention;
 mod conv2d;
+#[cfg(feature = "flash-attn")]
+mod flash;
+mod fused;
 mod gemm;
 mod linear;
 mod math;
 mod native;
 mod norm;
 mod reference;
+mod stored;
 mod threads;
 
+pub use fused::{Convolution, Normalisation, Residual, enlarged_conv2d, norm_silu_conv2d, residual_block};
 pub(crate) use native::with_values;
 pub use threads::on_this_thread;
 
 use crate::Result;
 use candle_core::{DType, Tensor};
+use std::cell::Cell;
 
 /// Zero rows and columns added around a picture before a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,19 +66,19 @@ pub enum Activation {
 
 /// `x w^T + b`. Shapes: `x` (.., I), `w` (O, I), `b` (O); returns (.., O).
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    if !is_native(x) {
+    if !is_native(x) || !stored::serves(w.dtype()) {
         return reference::linear(x, w, b);
     }
-    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w)?, linear::Linear)?)
+    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w, x.dtype())?, linear::Linear)?)
 }
 
 /// 2-D convolution (cross-correlation). Shapes: `x` (B, H, W, I), `w` (O, kh, kw, I), `b` (O); returns (B, H', W', O).
 pub fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
-    if !is_native(x) {
+    if !is_native(x) || !stored::serves(w.dtype()) {
         return reference::conv2d(x, w, b, stride, padding);
     }
     let op = conv2d::Conv2d { stride, padding };
-    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w)?, op)?)
+    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w, x.dtype())?, op)?)
 }
 
 /// Group normalisation over all positions of a sample and the channels of a group, then `activation`.
@@ -103,8 +111,12 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor
 /// Scaled dot-product attention with `heads` heads side by side in the channels.
 /// Shapes: `q` (B, T, C), `k` and `v` (B, S, C); returns (B, T, C). With `causal`, position t sees positions 0..=t.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    #[cfg(feature = "flash-attn")]
+    if flash::serves(q, k, heads, causal) {
+        return flash::attention(q, k, v, heads, causal);
+    }
     if !is_native(q) {
-        return reference::attention(q, k, v, heads, causal);
+        return reference::attention_in_blocks(q, k, v, heads, causal);
     }
     let op = attention::Attention { heads, causal };
     Ok(q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?)
@@ -135,15 +147,27 @@ pub fn add_per_sample(x: &Tensor, e: &Tensor) -> Result<Tensor> {
     Ok(x.contiguous()?.apply_op2(&e.contiguous()?, activation::AddPerSample)?)
 }
 
-/// Whether a kernel of our own serves this tensor.
-fn is_native(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
+thread_local! {
+    static BY_REFERENCE: Cell<bool> = const { Cell::new(false) };
 }
 
-fn bias_or_zeros(b: Option<&Tensor>, w: &Tensor) -> Result<Tensor> {
+/// Runs `f` with candle's own operations in place of ours, as on other devices: how tests go that road without one.
+pub fn by_reference<R>(f: impl FnOnce() -> R) -> R {
+    let before = BY_REFERENCE.replace(true);
+    let result = f();
+    BY_REFERENCE.set(before);
+    result
+}
+
+/// Whether a kernel of our own serves this tensor.
+fn is_native(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32 && !BY_REFERENCE.get()
+}
+
+fn bias_or_zeros(b: Option<&Tensor>, w: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(match b {
-        Some(b) => b.clone(),
-        None => Tensor::zeros(w.dim(0)?, w.dtype(), w.device())?,
+        Some(b) => b.to_dtype(dtype)?,
+        None => Tensor::zeros(w.dim(0)?, dtype, w.device())?,
     })
 }
 

@@ -17,10 +17,42 @@ pub(super) struct Norm {
     pub(super) activation: Activation,
 }
 
+/// Numbers of which the sums are worth spreading over the cores: 4 MiB.
+const MANY: usize = 1 << 20;
+
 /// Mean and 1 / standard deviation of every channel's group.
 struct Statistics {
     mean: Vec<f32>,
     inverse: Vec<f32>,
+}
+
+/// What a normalisation does to the channels of each sample: `x * scale + shift`, then the activation.
+pub(super) struct Affine {
+    /// Of all channels, for each sample.
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    channels: usize,
+    activation: Activation,
+}
+
+impl Affine {
+    /// Some positions of a sample, from `x` to `y`.
+    pub(super) fn apply(&self, sample: usize, x: &[f32], y: &mut [f32]) {
+        let channels = self.channels;
+        let of_sample = sample * channels..(sample + 1) * channels;
+        let (scale, shift) = (&self.scale[of_sample.clone()], &self.shift[of_sample]);
+        let silu = self.activation == Activation::Silu;
+        vectorised!(|| {
+            for (row, out) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+                for (((o, v), s), t) in out.iter_mut().zip(row).zip(scale).zip(shift) {
+                    *o = v * s + t;
+                }
+                if silu {
+                    out.iter_mut().for_each(|o| *o *= sigmoid(*o));
+                }
+            }
+        });
+    }
 }
 
 impl Norm {
@@ -31,41 +63,42 @@ impl Norm {
         let over_groups = |sums: &[f32]| -> Vec<f64> {
             sums.chunks_exact(per_group).map(|g| g.iter().map(|&v| f64::from(v)).sum::<f64>() / count).collect()
         };
-        let mut sums = vec![0.0f32; channels];
-        vectorised!(|| {
-            for row in x.chunks_exact(channels) {
-                sums.iter_mut().zip(row).for_each(|(s, v)| *s += v);
-            }
-        });
+        let sums = channel_sums(
+            x,
+            channels,
+            #[inline(always)]
+            |sums, row, _| sums.iter_mut().zip(row).for_each(|(s, v)| *s += v),
+        );
         let mean: Vec<f32> = spread(&over_groups(&sums), per_group);
-        sums.fill(0.0);
-        vectorised!(|| {
-            for row in x.chunks_exact(channels) {
-                for ((s, v), m) in sums.iter_mut().zip(row).zip(&mean) {
+        let squares = channel_sums(
+            x,
+            channels,
+            #[inline(always)]
+            |sums, row, first| {
+                for ((s, v), m) in sums.iter_mut().zip(row).zip(&mean[first..]) {
                     *s += (v - m) * (v - m);
                 }
-            }
-        });
-        let inverse: Vec<f64> = over_groups(&sums).iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect();
+            },
+        );
+        let inverse: Vec<f64> = over_groups(&squares).iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect();
         Statistics { mean, inverse: spread(&inverse, per_group) }
     }
 
-    fn forward_sample(&self, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+    /// What it does to each of the samples that `x` has.
+    pub(super) fn affine(&self, x: &[f32], w: &[f32], b: &[f32]) -> Affine {
         let channels = w.len();
-        let Statistics { mean, inverse } = self.statistics(x, channels);
-        let scale: Vec<f32> = w.iter().zip(&inverse).map(|(w, i)| w * i).collect();
-        let shift: Vec<f32> = b.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
-        let silu = self.activation == Activation::Silu;
-        vectorised!(|| {
-            for (row, out) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
-                for (((o, v), s), t) in out.iter_mut().zip(row).zip(&scale).zip(&shift) {
-                    *o = v * s + t;
-                }
-                if silu {
-                    out.iter_mut().for_each(|o| *o *= sigmoid(*o));
-                }
-            }
-        });
+        let (mut scale, mut shift) = (Vec::new(), Vec::new());
+        for sample in x.chunks_exact((self.positions * channels).max(1)) {
+            let Statistics { mean, inverse } = self.statistics(sample, channels);
+            scale.extend(w.iter().zip(&inverse).map(|(w, i)| w * i));
+            let scale = &scale[scale.len() - channels..];
+            shift.extend(b.iter().zip(&mean).zip(scale).map(|((b, m), s)| b - m * s));
+        }
+        Affine { scale, shift, channels, activation: self.activation }
+    }
+
+    fn forward_sample(&self, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+        self.affine(x, w, b).apply(0, x, y);
     }
 
     /// With xh = (x - mean) * inverse and z = w xh + b, before the activation:
@@ -120,6 +153,18 @@ impl Norm {
             }
         });
     }
+}
+
+/// A sum over the rows of `x` for each channel. `add` adds to some of the sums those channels of a row, the first of
+/// which is the one it is told. Of many rows, each core takes some channels: a sum is never split.
+fn channel_sums(x: &[f32], channels: usize, add: impl Fn(&mut [f32], &[f32], usize) + Sync) -> Vec<f32> {
+    let mut sums = vec![0.0f32; channels];
+    let together = if x.len() < MANY { channels } else { (channels / 4).next_multiple_of(16) };
+    threads::for_each(sums.chunks_mut(together.max(1)).enumerate().collect(), |(i, sums)| {
+        let first = i * together;
+        vectorised!(|| x.chunks_exact(channels).for_each(|row| add(sums, &row[first..first + sums.len()], first)));
+    });
+    sums
 }
 
 /// One value per group to one per channel.

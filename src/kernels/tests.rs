@@ -124,10 +124,199 @@ fn activations_agree() {
     agree("add per sample", &vars, |v| add_per_sample(&v[0], &v[1]), |v| reference::add_per_sample(&v[0], &v[1]));
 }
 
+/// Squares of 300 and products of forty are past the largest f16.
+#[test]
+fn sums_in_half_precision_do_not_overflow() {
+    let half = |x: &Tensor| x.to_dtype(DType::F16).unwrap();
+    let full = |x: Result<Tensor>| x.unwrap().to_dtype(DType::F32).unwrap();
+    let (x, w, b) = ((var(&[1, 64, 32], 1).as_tensor() * 600.0).unwrap(), var(&[32], 2), var(&[32], 3));
+    for (name, f) in [
+        ("layer norm", &(|x: &Tensor, w: &Tensor, b: &Tensor| layer_norm(x, w, b, 1e-5)) as &dyn Fn(&_, &_, &_) -> _),
+        ("group norm", &|x, w, b| group_norm(x, w, b, 4, 1e-5, Activation::Silu)),
+    ] {
+        let off = largest_difference(&full(f(&half(&x), &half(&w), &half(&b))), &full(f(&x, &w, &b)));
+        assert!(off < 2e-3, "{name} is off by {off}");
+    }
+    let q = (var(&[1, 16, 64], 4).as_tensor().sign().unwrap() * 40.0).unwrap();
+    let v = var(&[1, 16, 64], 5);
+    let off = largest_difference(
+        &full(attention(&half(&q), &half(&q), &half(&v), 1, true)),
+        &full(attention(&q, &q, &v, 1, true)),
+    );
+    assert!(off < 2e-3, "attention is off by {off}");
+}
+
 #[test]
 fn results_do_not_depend_on_threads() {
     let (x, w, b) = (var(&[3, 20, 20, 24], 1), var(&[40, 3, 3, 24], 2), var(&[40], 3));
     let run =
         || conv2d(&x, &w, Some(&b), 1, Padding::same(1)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(run(), on_this_thread(run));
+}
+
+fn bits(x: &Tensor) -> Vec<u32> {
+    x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// `w` in half precision, and the same numbers in f32.
+fn halved(w: &Tensor, dtype: DType) -> (Tensor, Tensor) {
+    let half = w.to_dtype(dtype).unwrap();
+    (half.clone(), half.to_dtype(DType::F32).unwrap())
+}
+
+/// Shapes around every limit at which a product changes its road: single rows and columns, few and many of both, blocks
+/// that are whole and blocks that are not.
+#[test]
+fn weights_in_half_precision_give_the_bits_of_the_same_numbers_in_f32() {
+    let rows = [1, 2, 3, 5, 16, 63, 64, 65, 77, 128, 255, 513];
+    for (inputs, outputs) in
+        [(1, 1), (2, 130), (3, 64), (320, 1), (17, 5), (40, 65), (320, 320), (1100, 300), (2100, 129), (530, 1290)]
+    {
+        let w = var(&[outputs, inputs], 1);
+        for dtype in [DType::F16, DType::BF16] {
+            let (half, full) = halved(&w, dtype);
+            for rows in rows {
+                let (x, b) = (var(&[rows, inputs], 2), var(&[outputs], 3));
+                let (found, expected) = (linear(&x, &half, Some(&b)).unwrap(), linear(&x, &full, Some(&b)).unwrap());
+                assert!(bits(&found) == bits(&expected), "{rows} x {inputs} x {outputs} {dtype:?}");
+                assert!(bits(&on_this_thread(|| linear(&x, &half, Some(&b))).unwrap()) == bits(&expected));
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_in_half_precision_give_the_bits_of_the_same_numbers_in_f32() {
+    let cases = [
+        ((1, 1, 1, 1), (1, 1), 1, Padding::same(0)),
+        ((2, 8, 8, 130), (300, 3), 1, Padding::same(1)),
+        ((2, 8, 8, 320), (130, 1), 1, Padding::same(0)),
+        ((1, 21, 17, 12), (4, 3), 1, Padding::same(1)),
+        ((3, 17, 16, 40), (65, 3), 2, Padding::after(1)),
+        ((1, 24, 24, 260), (257, 3), 1, Padding::same(1)),
+        ((2, 8, 8, 130), (40, 3), 1, Padding::same(1)),
+        ((1, 12, 11, 130), (127, 3), 1, Padding::same(1)),
+    ];
+    for ((b, h, w, i), (o, k), stride, padding) in cases {
+        let (x, bias) = (var(&[b, h, w, i], 1), var(&[o], 3));
+        for dtype in [DType::F16, DType::BF16] {
+            let (half, full) = halved(&var(&[o, k, k, i], 2), dtype);
+            let run = |w: &Tensor| bits(&conv2d(&x, w, Some(&bias), stride, padding).unwrap());
+            assert!(run(&half) == run(&full), "{b} x {h} x {w} x {i}, {o} {k} {dtype:?}");
+            assert!(on_this_thread(|| run(&half)) == run(&full));
+        }
+    }
+}
+
+#[test]
+fn weights_in_half_precision_have_no_gradient_and_say_so() {
+    let (x, w) = (var(&[3, 4], 1), var(&[5, 4], 2).to_dtype(DType::BF16).unwrap());
+    let error = linear(&x, &w, None).unwrap().sum_all().unwrap().backward().unwrap_err().to_string();
+    assert!(error.contains("linear: gradients are computed for weights in F32, these are BF16"), "{error}");
+    let (x, w) = (var(&[1, 4, 4, 2], 1), var(&[5, 3, 3, 2], 2).to_dtype(DType::F16).unwrap());
+    let y = conv2d(&x, &w, None, 1, Padding::same(1)).unwrap();
+    let error = y.sum_all().unwrap().backward().unwrap_err().to_string();
+    assert!(error.contains("conv2d: gradients are computed for weights in F32, these are F16"), "{error}");
+}
+
+/// A residual block's parameters as variables: two norms and two convolutions, and a shortcut where channels change.
+fn block_parameters(inputs: usize, outputs: usize) -> Vec<Var> {
+    let shapes: [&[usize]; 10] = [
+        &[inputs],
+        &[inputs],
+        &[outputs, 3, 3, inputs],
+        &[outputs],
+        &[outputs],
+        &[outputs],
+        &[outputs, 3, 3, outputs],
+        &[outputs],
+        &[outputs, 1, 1, inputs],
+        &[outputs],
+    ];
+    shapes.iter().enumerate().map(|(i, shape)| var(shape, 10 + i as u64)).collect()
+}
+
+fn block<'a>(p: &'a [Tensor], groups: usize, e: Option<&'a Tensor>, shortcut: bool) -> Residual<'a> {
+    let norm = |i: usize| Normalisation { weight: &p[i], bias: &p[i + 1], groups, eps: 1e-5 };
+    let convolution = |i: usize, padding| {
+        let (weight, bias) = (&p[i], Some(&p[i + 1]));
+        Convolution { weight, bias, stride: 1, padding: Padding::same(padding) }
+    };
+    Residual {
+        first: (norm(0), convolution(2, 1)),
+        per_sample: e,
+        second: (norm(4), convolution(6, 1)),
+        shortcut: shortcut.then(|| convolution(8, 0)),
+    }
+}
+
+/// Variables want a gradient, so their operations run one by one. Pictures of one strip and of several, several samples in
+/// a strip, chunks that end within a row, weights of all types.
+#[test]
+fn joined_operations_give_the_bits_of_single_ones() {
+    let cases = [
+        ((1, 1, 1), (4, 4), 2, false),
+        ((2, 8, 8), (96, 160), 32, true),
+        ((3, 17, 5), (6, 6), 3, false),
+        ((2, 40, 33), (32, 32), 4, true),
+        ((1, 100, 300), (72, 66), 2, false),
+    ];
+    for ((b, h, w), (inputs, outputs), groups, timed) in cases {
+        let (x, e) = (var(&[b, h, w, inputs], 1), var(&[b, outputs], 2));
+        let e = timed.then_some(e.as_tensor());
+        let variables = block_parameters(inputs, outputs);
+        let all = [DType::F16, DType::F32, DType::BF16];
+        for &dtype in if h < 100 { &all[..] } else { &all[..1] } {
+            let stored = |v: &Var| if v.rank() == 4 { v.to_dtype(dtype).unwrap() } else { v.as_tensor().clone() };
+            let tracked: Vec<_> = variables.iter().map(stored).collect();
+            let plain: Vec<_> = tracked.iter().map(Tensor::detach).collect();
+            let shortcut = inputs != outputs;
+            let one_by_one = residual_block(&x, block(&tracked, groups, e, shortcut)).unwrap();
+            let x = x.detach();
+            let e = e.map(Tensor::detach);
+            let joined = || bits(&residual_block(&x, block(&plain, groups, e.as_ref(), shortcut)).unwrap());
+            assert!(one_by_one.track_op());
+            assert!(joined() == bits(&one_by_one), "{b} x {h} x {w} x {inputs} {dtype:?}");
+            assert!(on_this_thread(joined) == bits(&one_by_one));
+        }
+    }
+}
+
+#[test]
+fn a_normed_convolution_of_any_kind_gives_the_bits_of_single_operations() {
+    for ((h, w), stride, padding) in
+        [((9, 12), 2, Padding::after(1)), ((90, 260), 1, Padding::same(2)), ((3, 3), 1, Padding::same(0))]
+    {
+        let (x, p) = (var(&[2, h, w, 24], 1), block_parameters(24, 70));
+        let run = |x: &Tensor, p: &[Tensor]| {
+            let norm = Normalisation { weight: &p[0], bias: &p[1], groups: 4, eps: 1e-5 };
+            let convolution = Convolution { weight: &p[2], bias: Some(&p[3]), stride, padding };
+            bits(&norm_silu_conv2d(x, norm, convolution).unwrap())
+        };
+        let tracked: Vec<_> = p.iter().map(|v| v.as_tensor().clone()).collect();
+        let plain: Vec<_> = p.iter().map(|v| v.detach()).collect();
+        assert!(run(&x.detach(), &plain) == run(&x, &tracked), "{h} x {w}");
+    }
+}
+
+#[test]
+fn an_enlarged_convolution_gives_the_bits_of_single_operations() {
+    for (from, to) in [((4, 5), (8, 10)), ((3, 7), (5, 13)), ((20, 30), (40, 60)), ((2, 2), (2, 2))] {
+        let (x, w, b) = (var(&[2, from.0, from.1, 20], 1), var(&[66, 3, 3, 20], 2), var(&[66], 3));
+        let run = |x: &Tensor, w: &Tensor, b: &Tensor| {
+            let convolution = Convolution { weight: w, bias: Some(b), stride: 1, padding: Padding::same(1) };
+            enlarged_conv2d(x, to, convolution).unwrap()
+        };
+        let one_by_one = run(&x, &w, &b);
+        assert_eq!(one_by_one.dims(), [2, to.0, to.1, 66]);
+        assert!(bits(&run(&x.detach(), &w.detach(), &b.detach())) == bits(&one_by_one), "{from:?} {to:?}");
+    }
+}
+
+#[test]
+fn a_residual_block_whose_channels_do_not_fit_is_refused() {
+    let (x, p) = (var(&[1, 4, 4, 6], 1).detach(), block_parameters(6, 8));
+    let plain: Vec<_> = p.iter().map(|v| v.detach()).collect();
+    let message = residual_block(&x, block(&plain, 2, None, false)).unwrap_err().to_string();
+    assert!(message.contains("[1, 4, 4, 6]") && message.contains("[1, 4, 4, 8]"), "{message}");
 }

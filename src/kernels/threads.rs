@@ -8,19 +8,39 @@ use std::cell::Cell;
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
-    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SCRATCH: [Cell<Vec<f32>>; KINDS] = const { [const { Cell::new(Vec::new()) }; KINDS] };
 }
+
+/// What scratch memory is for. That of one kind is not asked for within that of the same kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scratch {
+    /// Rows that a kernel makes of activations.
+    Activations,
+    /// Rows of weights in f32.
+    Weights,
+    /// A part of a picture after a normalisation.
+    Strip,
+    /// What is to be added to something.
+    Results,
+}
+
+const KINDS: usize = 4;
+
+/// The most numbers that stay with a thread: 16 MiB.
+const MOST_KEPT: usize = 1 << 22;
 
 /// Calls `f` with `length` numbers of any value, which it must write before it reads them. The memory stays with the
 /// thread: clearing a convolution's unfolded rows anew at every call took a twentieth of a training step.
-pub(super) fn with_scratch<R>(length: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+pub(super) fn with_scratch<R>(kind: Scratch, length: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     // Taken out, so that a task which this thread takes up within `f` finds none and makes its own.
-    let mut scratch = SCRATCH.take();
+    let mut scratch = SCRATCH.with(|all| all[kind as usize].take());
     if scratch.len() < length {
         scratch.resize(length, 0.0);
     }
     let result = f(&mut scratch[..length]);
-    SCRATCH.set(scratch);
+    if scratch.len() <= MOST_KEPT {
+        SCRATCH.with(|all| all[kind as usize].set(scratch));
+    }
     result
 }
 

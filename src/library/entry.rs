@@ -4,7 +4,7 @@ use super::stamp::Stamp;
 use crate::Error;
 use crate::error::FieldError;
 use crate::memory::size;
-use crate::model::checkpoint::Opened;
+use crate::model::checkpoint::{Opened, Precision};
 use crate::pipeline;
 use crate::request::Facts;
 use std::path::PathBuf;
@@ -52,8 +52,8 @@ pub struct Outline {
 }
 
 impl Outline {
-    pub(super) fn of(opened: &Opened) -> Self {
-        Self { facts: pipeline::facts(opened), kind: opened.kind(), bytes: pipeline::bytes_needed(opened) }
+    pub(super) fn of(opened: &Opened, precision: Precision) -> Self {
+        Self { facts: pipeline::facts(opened), kind: opened.kind(), bytes: opened.bytes(precision) }
     }
 }
 

@@ -13,7 +13,7 @@ pub use entry::{Entry, Outline, Presence};
 
 use crate::Error;
 use crate::error::{FieldError, Result};
-use crate::model::checkpoint::{self, Opened};
+use crate::model::checkpoint::{self, Opened, Precision};
 use crate::pipeline::{Pipeline, TokenCount};
 use crate::request::{Facts, quoted};
 use candle_core::Device;
@@ -35,8 +35,10 @@ pub struct Settings {
     pub places: Vec<PathBuf>,
     /// The model that is drawn with where a request names none. It need not lie in one of the places.
     pub first: PathBuf,
-    /// Where to compute.
+    /// Where to compute,
     pub device: Device,
+    /// and in which types.
+    pub precision: Precision,
     /// Bytes that the weights of all models in memory may take together.
     pub budget: u64,
     /// Called when memory was freed, to give it back to the system.
@@ -108,11 +110,12 @@ impl Library {
         if let Some(held) = lock(&self.shelf).get(&found.name, &found.stamp) {
             return Ok(held);
         }
-        on_load();
         let _loading = Loading::begin(&self.loading, &found.name);
         let began = Instant::now();
-        let pipeline = self.load(&found)?;
+        let pipeline = self.load(&found, on_load)?;
         let bytes = pipeline.bytes();
+        // What was needed only to load it.
+        (self.settings.give_back)();
         // It may have taken more than its headers said.
         if !self.try_make_room(&found.name, bytes) {
             tracing::warn!(model = found.name, mib = bytes >> 20, "the models in memory take more than they may");
@@ -205,14 +208,18 @@ impl Library {
         let known = lock(&self.known).get(&found.name).filter(|known| known.stamp == found.stamp).cloned();
         let outline = match known {
             Some(known) => known.outline?,
-            None => Outline::of(&self.open(found)?),
+            None => self.read(&self.open(found)?),
         };
         self.check_budget(outline.bytes).map(|()| outline)
     }
 
+    fn read(&self, opened: &Opened) -> Outline {
+        Outline::of(opened, self.settings.precision)
+    }
+
     fn open(&self, found: &Found) -> Result<Opened, Reason> {
         let opened = Opened::read(&found.path).map_err(|error| self.note(found, &error))?;
-        self.remember(found, Ok(Outline::of(&opened)));
+        self.remember(found, Ok(self.read(&opened)));
         Ok(opened)
     }
 
@@ -234,15 +241,16 @@ impl Library {
         if bytes <= budget { Ok(()) } else { Err(Reason::too_large(bytes, budget)) }
     }
 
-    fn load(&self, found: &Found) -> Result<Pipeline> {
+    fn load(&self, found: &Found, on_load: &mut dyn FnMut()) -> Result<Pipeline> {
         let reason = |reason: Reason| reason.error(&found.name);
         let opened = self.open(found).map_err(reason)?;
-        let bytes = Outline::of(&opened).bytes;
+        let bytes = self.read(&opened).bytes;
         self.check_budget(bytes).map_err(reason)?;
+        on_load();
         while !self.try_make_room(&found.name, bytes) {
             std::thread::sleep(PATIENCE);
         }
-        Pipeline::new(opened, &self.settings.device).map_err(|error| match error {
+        Pipeline::new(opened, &self.settings.device, self.settings.precision).map_err(|error| match error {
             Error::Model { .. } => reason(self.note(found, &error)),
             error => error,
         })

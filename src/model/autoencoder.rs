@@ -5,10 +5,10 @@
 //! stride-2 step later the latents are 1/8 of the picture's size, as Stable Diffusion's are. The encoder gives the mean
 //! and log-variance of a Gaussian, trained as a variational autoencoder (Kingma and Welling 2013).
 
-use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
+use super::layers::{Conv2d, GroupNorm, residual_block, to_channels_first, to_channels_last};
 use crate::Result;
 use crate::kernels::Padding;
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,11 @@ impl PatchAutoencoder {
         &self.config
     }
 
+    /// The type that it computes in: that of pictures and latents, in and out.
+    pub fn dtype(&self) -> DType {
+        self.decoder.norm_out.dtype()
+    }
+
     /// Pictures (B, 3, H, W) in [-1, 1], with sides divisible by [`PatchAutoencoderConfig::factor`], to latents.
     pub fn encode(&self, pictures: &Tensor) -> Result<Moments> {
         let x = space_to_depth(&to_channels_last(pictures)?, self.config.patch_size)?;
@@ -135,8 +140,8 @@ impl PatchAutoencoder {
 
     fn statistics(&self, like: &Tensor) -> Result<(Tensor, Tensor)> {
         let per_channel = |values: &[f64]| -> Result<Tensor> {
-            let column = Tensor::new(values, like.device())?.reshape((1, values.len(), 1, 1))?;
-            Ok(column.to_dtype(like.dtype())?)
+            let column = Tensor::new(values, &Device::Cpu)?.reshape((1, values.len(), 1, 1))?;
+            Ok(column.to_dtype(like.dtype())?.to_device(like.device())?)
         };
         Ok((per_channel(&self.config.latents_mean)?, per_channel(&self.config.latents_std)?))
     }
@@ -168,7 +173,7 @@ impl Encoder {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = ResidualBlock::run(&self.fine, self.conv_in.forward(x)?)?;
         let x = ResidualBlock::run(&self.coarse, self.down.forward(&x)?)?;
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        self.conv_out.forward_normed(&self.norm_out, &x)
     }
 }
 
@@ -198,7 +203,7 @@ impl Decoder {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = ResidualBlock::run(&self.coarse, self.conv_in.forward(x)?)?;
         let x = ResidualBlock::run(&self.fine, depth_to_space(&self.up.forward(&x)?, 2)?)?;
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        self.conv_out.forward_normed(&self.norm_out, &x)
     }
 }
 
@@ -226,9 +231,7 @@ impl ResidualBlock {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
-        Ok((x + h)?)
+        residual_block(x, (&self.norm1, &self.conv1), None, (&self.norm2, &self.conv2), None)
     }
 
     fn run(blocks: &[Self], x: Tensor) -> Result<Tensor> {
@@ -254,7 +257,6 @@ fn depth_to_space(x: &Tensor, n: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn depth_to_space_undoes_space_to_depth() {

@@ -160,11 +160,11 @@ impl ClipTextModel {
     }
 
     fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        let (table, length) = (self.position_embedding.weight(), ids.dim(1)?);
-        if length > table.dim(0)? {
-            return Err(fault(&format!("{length} tokens, but only {} positions", table.dim(0)?)));
+        let (most, length) = (self.position_embedding.weight().dim(0)?, ids.dim(1)?);
+        if length > most {
+            return Err(fault(&format!("{length} tokens, but only {most} positions")));
         }
-        let positions = table.narrow(0, 0, length)?;
+        let positions = self.position_embedding.first(length)?;
         Ok(self.token_embedding.forward(ids)?.broadcast_add(&positions)?)
     }
 }

@@ -5,7 +5,7 @@ use super::checkpoint::read_json;
 use super::taesd::{AutoencoderTiny, TinyConfig};
 use super::vae::{AutoencoderKl, VaeConfig};
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -155,13 +155,24 @@ impl Codec {
         }
     }
 
+    /// The type that the autoencoder computes in. What goes in and what comes out may be of any.
+    fn dtype(&self) -> DType {
+        match self {
+            Self::Patch(model) => model.dtype(),
+            Self::Kl(model) => model.dtype(),
+            Self::Tiny(model) => model.dtype(),
+        }
+    }
+
     /// Pictures (B, 3, H, W) in [-1, 1] to the mean of the autoencoder's own latents (B, C, h, w), not normalised.
     pub fn mean(&self, pictures: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Self::Patch(model) => model.encode(pictures)?.mean,
-            Self::Kl(model) => model.encode(pictures)?.mean,
-            Self::Tiny(model) => model.encode(pictures)?,
-        })
+        let x = pictures.to_dtype(self.dtype())?;
+        let mean = match self {
+            Self::Patch(model) => model.encode(&x)?.mean,
+            Self::Kl(model) => model.encode(&x)?.mean,
+            Self::Tiny(model) => model.encode(&x)?,
+        };
+        Ok(mean.to_dtype(pictures.dtype())?)
     }
 
     /// Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) as the U-Net sees them: the mean, normalised.
@@ -178,14 +189,16 @@ impl Codec {
 
     /// The inverse of [`Codec::encode`], as far as the autoencoder goes: about [-1, 1], not clipped.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Patch(model) => model.decode(&model.denormalise(latents)?),
+        let x = latents.to_dtype(self.dtype())?;
+        let pictures = match self {
+            Self::Patch(model) => model.decode(&model.denormalise(&x)?)?,
             Self::Kl(model) => {
                 let (scale, shift) = scale_and_shift(model.config());
-                model.decode(&((latents / scale)? + shift)?)
+                model.decode(&((x / scale)? + shift)?)?
             }
-            Self::Tiny(model) => model.decode(latents),
-        }
+            Self::Tiny(model) => model.decode(&x)?,
+        };
+        Ok(pictures.to_dtype(latents.dtype())?)
     }
 
     /// A quick look at latents: decoded where that is cheap, else one pixel for each latent by a linear map.

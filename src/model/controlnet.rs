@@ -10,7 +10,7 @@ use super::layers::{Conv2d, to_channels_last};
 use super::unet::{Conditioning, Conditions, Residuals, Trunk};
 use crate::Result;
 use crate::kernels::{self, Padding};
-use candle_core::{Tensor, bail};
+use candle_core::{DType, Tensor, bail};
 use candle_nn::VarBuilder;
 
 /// The network. Channels-last inside.
@@ -21,6 +21,8 @@ pub struct ControlNet {
     embedding: PictureEmbedding,
     down: Vec<Conv2d>,
     middle: Conv2d,
+    /// That it computes in.
+    dtype: DType,
 }
 
 impl ControlNet {
@@ -37,6 +39,7 @@ impl ControlNet {
             embedding: PictureEmbedding::new(config, &vb.pp("controlnet_cond_embedding"))?,
             down: skips.map(|(i, channels)| zero(channels, down.pp(i))).collect::<Result<_>>()?,
             middle: zero(channels[channels.len() - 1], vb.pp("controlnet_mid_block"))?,
+            dtype: vb.dtype(),
         })
     }
 
@@ -50,14 +53,15 @@ impl ControlNet {
     pub fn hint(&self, pictures: &Tensor) -> Result<Tensor> {
         let flipped = || pictures.index_select(&Tensor::new(&[2u32, 1, 0], pictures.device())?, 1);
         let pictures = if self.config.bgr { flipped()? } else { pictures.clone() };
-        self.embedding.forward(&to_channels_last(&pictures)?)
+        self.embedding.forward(&to_channels_last(&pictures.to_dtype(self.dtype)?)?)
     }
 
     /// Noisy latents (B, C, H, W), one time per sample, what the U-Net is told, and the picture to follow (one for all
     /// samples, or one for each, see [`ControlNet::hint`]) to what is added to the U-Net's skip connections.
     pub fn forward(&self, x: &Tensor, t: &Tensor, given: &Conditioning, hint: &Tensor) -> Result<Residuals> {
         self.check_shapes(x, hint)?;
-        let time = self.trunk.time(t, given, x.dtype())?;
+        let (x, given) = (&x.to_dtype(self.dtype)?, &given.to_dtype(self.dtype)?);
+        let time = self.trunk.time(t, given, self.dtype)?;
         let (middle, skips) = self.trunk.forward(x, Some(hint), Conditions { time: &time, context: &given.context })?;
         let skips = self.down.iter().zip(&skips).map(|(conv, skip)| conv.forward(skip)).collect::<Result<_>>()?;
         Ok(Residuals { skips, middle: self.middle.forward(&middle)? })

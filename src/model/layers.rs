@@ -4,8 +4,8 @@
 //! differentiable; candle-nn's own `LayerNorm` and `softmax_last_dim` are avoided because they have no backward.
 
 use crate::Result;
-use crate::kernels::{self, Activation, Padding};
-use candle_core::Tensor;
+use crate::kernels::{self, Activation, Convolution, Normalisation, Padding, Residual};
+use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 /// Parameters start uniform in +-1/sqrt(fan_in), PyTorch's default for linear and convolution layers.
@@ -90,6 +90,39 @@ impl Conv2d {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         kernels::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
     }
+
+    /// Of silu(norm(x)), which need not exist whole.
+    pub fn forward_normed(&self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
+        kernels::norm_silu_conv2d(x, norm.parameters(), self.parameters())
+    }
+
+    /// Of x enlarged to `height` x `width` by repeating the nearest position before; that need not exist either.
+    pub fn forward_enlarged(&self, x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+        kernels::enlarged_conv2d(x, (height, width), self.parameters())
+    }
+
+    fn parameters(&self) -> Convolution<'_> {
+        Convolution { weight: &self.weight, bias: self.bias.as_ref(), stride: self.stride, padding: self.padding }
+    }
+}
+
+/// `shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + e)))`, with a vector per sample for e, (B, C), where there is
+/// one, and `x` itself where there is no shortcut: what all these networks are mostly made of. (B, H, W, inputs) -> (B, H,
+/// W, outputs).
+pub fn residual_block(
+    x: &Tensor,
+    (norm1, conv1): (&GroupNorm, &Conv2d),
+    e: Option<&Tensor>,
+    (norm2, conv2): (&GroupNorm, &Conv2d),
+    shortcut: Option<&Conv2d>,
+) -> Result<Tensor> {
+    let block = Residual {
+        first: (norm1.parameters(), conv1.parameters()),
+        per_sample: e,
+        second: (norm2.parameters(), conv2.parameters()),
+        shortcut: shortcut.map(Conv2d::parameters),
+    };
+    kernels::residual_block(x, block)
 }
 
 /// Group normalisation with scale and shift per channel.
@@ -106,6 +139,15 @@ impl GroupNorm {
     pub fn new(groups: usize, channels: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
         let weight = vb.get_with_hints(channels, "weight", Init::Const(1.0))?;
         Ok(Self { weight, bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?, groups, eps })
+    }
+
+    fn parameters(&self) -> Normalisation<'_> {
+        Normalisation { weight: &self.weight, bias: &self.bias, groups: self.groups, eps: self.eps }
+    }
+
+    /// The type of its parameters, which is that of the activations around it.
+    pub fn dtype(&self) -> DType {
+        self.weight.dtype()
     }
 
     /// (B, .., C) -> the same shape.
@@ -144,32 +186,32 @@ impl LayerNorm {
 #[derive(Debug, Clone)]
 pub struct Embedding {
     weight: Tensor,
+    /// Of the vectors that it gives, whatever those of the table are kept in.
+    dtype: DType,
 }
 
 impl Embedding {
     /// A table that starts normal with deviation 0.02, as CLIP's does.
     pub fn new(rows: usize, channels: usize, vb: &VarBuilder) -> Result<Self> {
         let init = Init::Randn { mean: 0.0, stdev: 0.02 };
-        Ok(Self { weight: vb.get_with_hints((rows, channels), "weight", init)? })
+        Ok(Self { weight: vb.get_with_hints((rows, channels), "weight", init)?, dtype: vb.dtype() })
     }
 
     /// u32 indices (B, T) -> (B, T, C).
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
-        Ok(self.weight.index_select(&ids.flatten_all()?, 0)?.reshape((b, t, ()))?)
+        Ok(self.weight.index_select(&ids.flatten_all()?, 0)?.to_dtype(self.dtype)?.reshape((b, t, ()))?)
     }
 
-    /// The whole table.
+    /// The whole table, as it is kept.
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
-}
 
-/// Doubles height and width by repetition: (B, H, W, C) -> (B, 2H, 2W, C).
-pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
-    let (b, h, w, c) = x.dims4()?;
-    let x = x.reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, 2, w, 2, c))?;
-    Ok(x.reshape((b, 2 * h, 2 * w, c))?)
+    /// The first vectors of the table, (count, C).
+    pub fn first(&self, count: usize) -> Result<Tensor> {
+        Ok(self.weight.narrow(0, 0, count)?.to_dtype(self.dtype)?)
+    }
 }
 
 /// (B, C, H, W) -> (B, H, W, C), contiguous.

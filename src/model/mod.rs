@@ -1,5 +1,6 @@
 //! The networks, with the key names and configuration files of diffusers and transformers.
 
+pub mod adapter;
 pub mod autoencoder;
 pub mod checkpoint;
 pub mod clip;

@@ -5,10 +5,10 @@
 //! so nothing is scaled, and it decodes in about a hundredth of the large one's time: good enough to watch a picture
 //! appear, and nearly good enough to keep.
 
-use super::layers::{Conv2d, to_channels_first, to_channels_last, upsample_nearest_2x};
+use super::layers::{Conv2d, to_channels_first, to_channels_last};
 use crate::kernels::Padding;
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +144,11 @@ impl AutoencoderTiny {
         &self.config
     }
 
+    /// The type that it computes in.
+    pub fn dtype(&self) -> DType {
+        self.decoder.dtype
+    }
+
     /// Pictures (B, 3, H, W) in [-1, 1] to latents as the U-Net sees them, (B, C, H/f, W/f). Fails unless f,
     /// [`TinyConfig::factor`], divides the sides.
     pub fn encode(&self, pictures: &Tensor) -> Result<Tensor> {
@@ -165,18 +170,21 @@ impl AutoencoderTiny {
 #[derive(Debug)]
 pub struct TinyDecoder {
     layers: Sequence,
+    /// That it computes in.
+    dtype: DType,
 }
 
 impl TinyDecoder {
     /// Reads the parameters `decoder.layers.*`. `config` must have passed [`TinyConfig::check`].
     pub fn new(config: &TinyConfig, vb: &VarBuilder) -> Result<Self> {
-        Ok(Self { layers: Sequence::decoder(config, &vb.pp("decoder.layers"))? })
+        Ok(Self { layers: Sequence::decoder(config, &vb.pp("decoder.layers"))?, dtype: vb.dtype() })
     }
 
     /// Latents as the U-Net sees them, (B, C, h, w), to pictures (B, 3, f h, f w), about [-1, 1], not clipped.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let x = ((latents / MAGNITUDE)?.tanh()? * MAGNITUDE)?;
-        to_channels_first(&self.layers.forward(to_channels_last(&x)?)?.affine(2.0, -1.0)?)
+        let x = ((latents.to_dtype(self.dtype)? / MAGNITUDE)?.tanh()? * MAGNITUDE)?;
+        let pictures = to_channels_first(&self.layers.forward(to_channels_last(&x)?)?.affine(2.0, -1.0)?)?;
+        Ok(pictures.to_dtype(latents.dtype())?)
     }
 }
 
@@ -189,37 +197,44 @@ enum Layer {
     Conv(Conv2d),
     Relu,
     Block(Block),
-    Upsample,
+    /// Twice the resolution by repetition, which has a number of its own, then a convolution.
+    Enlarge(Conv2d),
 }
 
 impl Sequence {
     fn encoder(c: &TinyConfig, vb: &VarBuilder) -> Result<Self> {
-        let (mut layers, width) = (Vec::new(), c.encoder_block_out_channels[0]);
+        let (width, mut sequence, mut numbered) = (c.encoder_block_out_channels[0], Vec::new(), numbered(vb));
         for (level, &blocks) in c.num_encoder_blocks.iter().enumerate() {
-            let vb_here = vb.pp(layers.len());
-            layers.push(Layer::Conv(match level {
-                0 => Conv2d::same3x3(c.in_channels, width, &vb_here)?,
-                _ => Conv2d::without_bias(width, width, 3, 2, Padding::same(1), &vb_here)?,
+            sequence.push(Layer::Conv(match level {
+                0 => Conv2d::same3x3(c.in_channels, width, &numbered())?,
+                _ => Conv2d::without_bias(width, width, 3, 2, Padding::same(1), &numbered())?,
             }));
-            Block::push(blocks, width, &mut layers, vb)?;
+            for _ in 0..blocks {
+                sequence.push(Layer::Block(Block::new(width, &numbered())?));
+            }
         }
-        layers.push(Layer::Conv(Conv2d::same3x3(width, c.latent_channels, &vb.pp(layers.len()))?));
-        Ok(Self(layers))
+        sequence.push(Layer::Conv(Conv2d::same3x3(width, c.latent_channels, &numbered())?));
+        Ok(Self(sequence))
     }
 
     fn decoder(c: &TinyConfig, vb: &VarBuilder) -> Result<Self> {
-        let (width, finest) = (c.decoder_block_out_channels[0], c.num_decoder_blocks.len() - 1);
-        let mut layers = vec![Layer::Conv(Conv2d::same3x3(c.latent_channels, width, &vb.pp(0))?), Layer::Relu];
+        let (width, finest, mut numbered) =
+            (c.decoder_block_out_channels[0], c.num_decoder_blocks.len() - 1, numbered(vb));
+        let mut sequence = vec![Layer::Conv(Conv2d::same3x3(c.latent_channels, width, &numbered())?)];
+        numbered();
+        sequence.push(Layer::Relu);
         for (level, &blocks) in c.num_decoder_blocks.iter().enumerate() {
-            Block::push(blocks, width, &mut layers, vb)?;
+            for _ in 0..blocks {
+                sequence.push(Layer::Block(Block::new(width, &numbered())?));
+            }
             if level < finest {
-                layers.push(Layer::Upsample);
-                let conv = Conv2d::without_bias(width, width, 3, 1, Padding::same(1), &vb.pp(layers.len()))?;
-                layers.push(Layer::Conv(conv));
+                numbered();
+                let conv = Conv2d::without_bias(width, width, 3, 1, Padding::same(1), &numbered())?;
+                sequence.push(Layer::Enlarge(conv));
             }
         }
-        layers.push(Layer::Conv(Conv2d::same3x3(width, c.out_channels, &vb.pp(layers.len()))?));
-        Ok(Self(layers))
+        sequence.push(Layer::Conv(Conv2d::same3x3(width, c.out_channels, &numbered())?));
+        Ok(Self(sequence))
     }
 
     /// (B, H, W, C) -> (B, H', W', C').
@@ -228,9 +243,15 @@ impl Sequence {
             Layer::Conv(conv) => conv.forward(&x),
             Layer::Relu => Ok(x.relu()?),
             Layer::Block(block) => block.forward(&x),
-            Layer::Upsample => upsample_nearest_2x(&x),
+            Layer::Enlarge(conv) => conv.forward_enlarged(&x, (2 * x.dim(1)?, 2 * x.dim(2)?)),
         })
     }
+}
+
+/// Gives each layer, one after the other, the variables under its number; layers without any have one, too.
+fn numbered<'a>(vb: &'a VarBuilder<'a>) -> impl FnMut() -> VarBuilder<'a> {
+    let mut numbers = 0..;
+    move || vb.pp(numbers.next().unwrap_or(usize::MAX))
 }
 
 /// relu(x + conv(relu(conv(relu(conv(x)))))).
@@ -241,14 +262,6 @@ impl Block {
     fn new(width: usize, vb: &VarBuilder) -> Result<Self> {
         let conv = |i: usize| Conv2d::same3x3(width, width, &vb.pp("conv").pp(i));
         Ok(Self([conv(0)?, conv(2)?, conv(4)?]))
-    }
-
-    /// Puts `count` blocks after `layers`, under their numbers there.
-    fn push(count: usize, width: usize, layers: &mut Vec<Layer>, vb: &VarBuilder) -> Result<()> {
-        for _ in 0..count {
-            layers.push(Layer::Block(Self::new(width, &vb.pp(layers.len()))?));
-        }
-        Ok(())
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

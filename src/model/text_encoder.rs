@@ -4,14 +4,15 @@ use super::clip::ClipTextModel;
 use super::tokenizer::Tokenizer;
 use crate::Result;
 use candle_core::Tensor;
+use std::sync::Arc;
 
-/// Text to states.
-#[derive(Debug)]
+/// Text to states. A clone shares both parts.
+#[derive(Debug, Clone)]
 pub struct TextEncoder {
     /// Text to ids.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// Ids to states.
-    pub network: ClipTextModel,
+    pub network: Arc<ClipTextModel>,
     /// Which states its U-Net was trained with.
     pub reading: Reading,
 }

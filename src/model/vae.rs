@@ -12,7 +12,7 @@ use super::autoencoder::Moments;
 use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
 use crate::{Error, Result};
 use blocks::{DownBlock, EPSILON, MidBlock, UpBlock};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
 /// Encoder and decoder, with the 1x1 convolutions between them and the latents.
@@ -43,6 +43,11 @@ impl AutoencoderKl {
     /// The sizes this was built with.
     pub fn config(&self) -> &VaeConfig {
         &self.config
+    }
+
+    /// The type that it computes in: that of pictures and latents, in and out.
+    pub fn dtype(&self) -> DType {
+        self.decoder.conv_norm_out.dtype()
     }
 
     /// Pictures (B, 3, H, W) in [-1, 1] to latents, each moment (B, C, H/f, W/f). Fails unless f, [`VaeConfig::factor`],
@@ -98,7 +103,7 @@ impl Encoder {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.down_blocks.iter().try_fold(self.conv_in.forward(x)?, |x, block| block.forward(x))?;
         let x = self.mid_block.forward(&x)?;
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+        self.conv_out.forward_normed(&self.conv_norm_out, &x)
     }
 }
 
@@ -128,6 +133,6 @@ impl Decoder {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.mid_block.forward(&self.conv_in.forward(x)?)?;
         let x = self.up_blocks.iter().try_fold(x, |x, block| block.forward(x))?;
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+        self.conv_out.forward_normed(&self.conv_norm_out, &x)
     }
 }

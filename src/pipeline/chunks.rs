@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::model::tokenizer::Tokenizer;
 use crate::prompt::Wording;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// What is read at a time.
 pub(super) struct Chunk {
@@ -68,14 +68,13 @@ impl Chunk {
 }
 
 fn mean(states: &Tensor) -> Result<f64> {
-    Ok(states.to_dtype(DType::F64)?.mean_all()?.to_scalar()?)
+    Ok(states.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.mean_all()?.to_scalar()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::prompt::Prompt;
-    use candle_core::Device;
     use std::path::Path;
 
     fn read(text: &str) -> Vec<Chunk> {

@@ -3,10 +3,10 @@
 use super::receipt::Controlled;
 use crate::Result;
 use crate::image;
-use crate::model::checkpoint::{ControlNets, LoadedControlNet};
+use crate::model::checkpoint::{ControlNets, LoadedControlNet, Precision};
 use crate::model::unet::{Conditioning, Residuals};
 use crate::request::{ControlSetting, MAX_CONTROLS, Plan};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The nets that were used last, as many as one request can name.
@@ -17,12 +17,18 @@ pub(super) struct Nets {
 
 impl Nets {
     /// The net called `name`, from disk if it has to be. Two threads may load the same one; both then use the second.
-    fn get(&self, nets: &ControlNets, name: &str, device: &Device, dtype: DType) -> Result<Arc<LoadedControlNet>> {
+    fn get(
+        &self,
+        nets: &ControlNets,
+        name: &str,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Arc<LoadedControlNet>> {
         if let Some(net) = self.touch(name, |used| used.iter().find(|(other, _)| other == name).map(|(_, n)| n.clone()))
         {
             return Ok(net);
         }
-        let net = Arc::new(nets.load(name, device, dtype)?);
+        let net = Arc::new(nets.load(name, device, precision)?);
         self.touch(name, |_| Some(net.clone()));
         Ok(net)
     }
@@ -55,11 +61,17 @@ struct Control {
 }
 
 impl Controls {
-    pub(super) fn load(nets: &Nets, known: &ControlNets, plan: &Plan, device: &Device, dtype: DType) -> Result<Self> {
+    pub(super) fn load(
+        nets: &Nets,
+        known: &ControlNets,
+        plan: &Plan,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Self> {
         let load = |control: &crate::request::Control| {
-            let net = nets.get(known, &control.setting.net, device, dtype)?;
+            let net = nets.get(known, &control.setting.net, device, precision)?;
             // From black to white, 0 to 1.
-            let picture = image::to_tensor(&control.picture, device)?.affine(0.5, 0.5)?.to_dtype(dtype)?;
+            let picture = image::to_tensor(&control.picture, device)?.affine(0.5, 0.5)?;
             Ok(Control { hint: net.network.hint(&picture)?, net, setting: control.setting.clone() })
         };
         Ok(Self(plan.controls.iter().map(load).collect::<Result<_>>()?))
@@ -67,7 +79,7 @@ impl Controls {
 
     /// What receipts say of them.
     pub(super) fn receipts(&self) -> Vec<Controlled> {
-        self.0.iter().map(|c| Controlled { setting: c.setting.clone(), hash: c.net.hash.clone() }).collect()
+        self.0.iter().map(|c| Controlled { setting: c.setting.clone(), hash: c.net.hash().to_owned() }).collect()
     }
 
     /// Those that count in step `step` of `steps`.

@@ -1,5 +1,6 @@
 //! What a person should know about a picture although nothing was wrong with the request.
 
+use crate::model::checkpoint::read_file;
 use crate::prompt::Prompt;
 use crate::request::{Facts, Plan};
 use crate::{Error, Result};
@@ -25,15 +26,19 @@ impl Notice {
 /// The words of the captions a model was trained on.
 pub(super) struct Words(HashSet<String>);
 
+/// No list of words is longer.
+const LARGEST: u64 = 16 << 20;
+
 impl Words {
-    /// Reads `words.txt` of a model folder, one word a line. Most models have none.
-    pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join("words.txt");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Self(text.lines().map(|line| line.trim().to_lowercase()).collect()))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io(path)(error)),
+    /// Reads `words.txt` of a model folder, one word a line. Most models have none, and a single file never has.
+    pub(super) fn read(model: &Path) -> Result<Option<Self>> {
+        let path = model.join("words.txt");
+        if !path.exists() {
+            return Ok(None);
         }
+        let bytes = read_file(&path, LARGEST)?;
+        let text = std::str::from_utf8(&bytes).map_err(|e| Error::model(&path, e.to_string()))?;
+        Ok(Some(Self(text.lines().map(|line| line.trim().to_lowercase()).collect())))
     }
 
     /// The words of `text` that no caption had, in order and once each. Words of one or two letters are passed over, as

@@ -34,6 +34,11 @@ pub struct Estimate<'a> {
 }
 
 impl Estimate<'_> {
+    /// Its latents, (1, C, h, w), scaled as the network sees them. Of the last step they are those that are decoded.
+    pub fn latents(&self) -> &Tensor {
+        self.latents
+    }
+
     fn picture(&self) -> Result<RgbImage> {
         let picture = image::from_tensor(&self.model.preview(self.latents)?)?;
         match self.canvas {

@@ -88,7 +88,7 @@ impl Receipt {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             model: model.name.clone(),
-            model_hash: model.hash.clone(),
+            model_hash: model.hash().to_owned(),
             prompt: plan.prompt.clone(),
             negative_prompt: plan.negative_prompt.clone(),
             sampler: plan.sampler,
@@ -102,7 +102,7 @@ impl Receipt {
             width: plan.width,
             height: plan.height,
             noise: plan.noise,
-            tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash.clone()),
+            tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash().to_owned()),
             controls,
             strength,
             masked,

@@ -7,7 +7,7 @@ use crate::tiny_model;
 use axum::Router;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use candle_core::Device;
+use candle_core::{DType, Device};
 use limner::Error;
 use limner::error::FieldError;
 use limner::image::read_png_text;
@@ -22,17 +22,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
 /// A library of what lies in `places`, in which `first` comes first. Gives nothing back: the tests' allocator is another.
 pub(crate) fn library(places: &[&Path], first: &Path, budget: u64) -> Library {
     let places = places.iter().map(|place| PathBuf::from(*place)).collect();
-    Library::new(Settings { places, first: first.to_owned(), device: Device::Cpu, budget, give_back: || () })
+    Library::new(Settings {
+        places,
+        first: first.to_owned(),
+        device: Device::Cpu,
+        precision: DType::F32.into(),
+        budget,
+        give_back: || (),
+    })
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -46,7 +53,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A place with the models `a` (32 x 32 pixels) and `b` (16 x 16).
-fn place() -> TempDir {
+pub(crate) fn place() -> TempDir {
     let place = tempfile::tempdir().unwrap();
     copy(&tiny_model::path(), &place.path().join("a"));
     copy(Tiny::new().path(), &place.path().join("b"));
@@ -100,6 +107,30 @@ fn what_is_said_of_a_model_before_it_is_loaded_is_what_is_true_of_it_then() {
     }
     let sizes = library.list().into_iter().map(|entry| (entry.name, entry.outline.unwrap().facts.width));
     assert_eq!(sizes.collect::<Vec<_>>(), [("a".to_owned(), 32), ("b".to_owned(), 16)]);
+}
+
+/// Its file has a hole of eight gigabytes: reading it would take as much memory, and long.
+#[test]
+fn a_model_is_described_from_the_headers_of_its_files() {
+    let place = place();
+    let path = place.path().join("a/unet/diffusion_pytorch_model.safetensors");
+    let file = fs::read(&path).unwrap();
+    let (length, rest) = file.split_first_chunk::<8>().unwrap();
+    let (header, numbers) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header: Value = serde_json::from_slice(header).unwrap();
+    let hole = 8u64 << 30;
+    let span = [numbers.len() as u64, numbers.len() as u64 + hole];
+    header["nobody.asks"] = json!({ "dtype": "F32", "shape": [hole / 4], "data_offsets": span });
+    let header = header.to_string().into_bytes();
+    let head = [&(header.len() as u64).to_le_bytes()[..], &header, numbers].concat();
+    fs::write(&path, &head).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(head.len() as u64 + hole).unwrap();
+    let began = Instant::now();
+    let library = library(&[place.path()], &place.path().join("b"), 1 << 30);
+    let error = refusal(library.facts("a"));
+    assert!(error.code == "model_too_large" && error.message.contains("it needs 8.0 GiB"), "{}", error.message);
+    assert_eq!(library.get("a").unwrap().bytes_on_disk >> 30, 8);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[test]

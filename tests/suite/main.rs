@@ -1,5 +1,6 @@
 //! Black-box tests, in one binary: linking is slow.
 
+mod adapters;
 mod bad_input;
 mod batch;
 mod browser;
@@ -17,10 +18,12 @@ mod hub;
 mod images;
 mod jobs;
 mod library;
+mod memory;
 mod networks;
 mod pages;
 mod parity;
 mod pipeline;
+mod precision;
 mod prompts;
 mod repaint;
 mod taesd;

@@ -37,7 +37,7 @@ pub(crate) fn png(picture: &RgbImage) -> Vec<u8> {
 }
 
 /// White in the right half.
-fn half_mask() -> RgbImage {
+pub(crate) fn half_mask() -> RgbImage {
     RgbImage::from_fn(32, 32, |x, _| image::Rgb([if x < 16 { 0 } else { 255 }; 3]))
 }
 

@@ -195,7 +195,7 @@ fn a_folder_may_have_it_as_its_autoencoder() {
         formula.named().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
     tiny.save("vae/diffusion_pytorch_model.safetensors", &tensors);
     let model = Model::load(tiny.path(), &Device::Cpu, DType::F32).unwrap();
-    assert!(matches!(model.codec, Codec::Tiny(_)) && Opened::read(tiny.path()).unwrap().has_tiny_decoder());
+    assert!(matches!(*model.codec, Codec::Tiny(_)) && Opened::read(tiny.path()).unwrap().has_tiny_decoder());
     assert_eq!((model.codec.factor(), model.codec.latent_channels()), (2, 4));
     let picture = input("input.picture", &[1, 3, 4, 6]);
     let latents = model.codec.encode(&picture).unwrap();

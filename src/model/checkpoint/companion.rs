@@ -1,12 +1,13 @@
 //! A tiny decoder for the latents of a model that has a large one: found by its name, beside the model or among the models.
 
+use super::Precision;
 use super::file::read_json;
 use super::find::places;
-use super::weights::{self, Part, Weights};
+use super::weights::{Hash, Part, Weights};
 use crate::model::codec::CodecConfig;
 use crate::model::taesd::{TinyConfig, TinyDecoder};
 use crate::{Error, Result};
-use candle_core::{DType, Device};
+use candle_core::Device;
 use std::path::{Path, PathBuf};
 
 /// What the decoder's tensors are called in a file of its own, which counts the clamp before them as layer 0.
@@ -17,8 +18,7 @@ const ORIGINAL: [&str; 3] = ["taesd_decoder.", "decoder.", ""];
 pub struct Companion {
     /// Latents as the U-Net sees them to pictures.
     pub decoder: TinyDecoder,
-    /// The first ten hexadecimal digits of a SHA-256 over its weights.
-    pub hash: String,
+    hash: Hash,
     /// Bytes that they take in memory.
     pub(super) bytes: u64,
 }
@@ -26,7 +26,7 @@ pub struct Companion {
 impl Companion {
     /// Reads a folder as diffusers writes it, or a file, in diffusers' names or the original ones. One that is there but
     /// cannot be used is an error that names its file: it would be missed without a word.
-    pub(super) fn load(path: &Path, codec: &CodecConfig, dtype: DType, device: &Device) -> Result<Self> {
+    pub(super) fn load(path: &Path, codec: &CodecConfig, precision: Precision, device: &Device) -> Result<Self> {
         let (config, weights) = if path.is_dir() { folder(path)? } else { file(path)? };
         config.check().map_err(|message| Error::model(path, message))?;
         let (found, wanted) = ((config.latent_channels, config.factor()), (codec.latent_channels(), codec.factor()));
@@ -35,8 +35,13 @@ impl Companion {
             let message = format!("it decodes latents with {}, the model's have {}", told(found), told(wanted));
             return Err(Error::model(path, message));
         }
-        let decoder = weights.build(dtype, device, |vb| TinyDecoder::new(&config, vb))?;
-        Ok(Self { decoder, hash: weights::hash(&[&weights]), bytes: weights.taken() })
+        let decoder = weights.build(precision.of_codec(), device, |vb| TinyDecoder::new(&config, vb))?;
+        Ok(Self { decoder, hash: Hash::of([&weights]), bytes: weights.taken() })
+    }
+
+    /// The first ten hexadecimal digits of a SHA-256 over its weights.
+    pub fn hash(&self) -> &str {
+        self.hash.get()
     }
 }
 

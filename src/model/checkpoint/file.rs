@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -20,28 +21,31 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// Reads a regular file of at most `largest` bytes.
-///
-/// Files are read, not mapped: a mapped file that somebody truncates or replaces in place would kill the server with a
-/// signal that cannot be caught.
 pub(crate) fn read_file(path: &Path, largest: u64) -> Result<Vec<u8>> {
+    let unusable = |message: String| Error::model(path, message);
+    let file = open_file(path)?;
+    let length = file.metadata().map_err(|e| unusable(e.to_string()))?.len();
+    if length > largest {
+        return Err(unusable(format!("{length} bytes are too many for this file, {largest} at most")));
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length as usize).map_err(|e| unusable(e.to_string()))?;
+    file.take(largest).read_to_end(&mut bytes).map_err(|e| unusable(e.to_string()))?;
+    Ok(bytes)
+}
+
+/// Opens a regular file.
+pub(super) fn open_file(path: &Path) -> Result<File> {
     let unusable = |message: String| Error::model(path, message);
     let unreadable = |e: std::io::Error| match e.kind() {
         ErrorKind::NotFound => unusable("the file is missing".into()),
         _ => unusable(e.to_string()),
     };
     // Before it is opened: that alone could wait for ever on a pipe.
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(unusable("not a regular file".into()));
     }
-    if metadata.len() > largest {
-        return Err(unusable(format!("{} bytes are too many for this file, {largest} at most", metadata.len())));
-    }
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(metadata.len() as usize).map_err(|e| unusable(e.to_string()))?;
-    file.take(largest).read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok(bytes)
+    File::open(path).map_err(unreadable)
 }
 
 /// Without the byte order mark that some editors put in front of UTF-8.

@@ -3,7 +3,8 @@
 
 use super::file::read_json;
 use super::kept::Kept;
-use super::weights::{self, Weights};
+use super::weights::{Hash, Weights};
+use super::Precision;
 use crate::error::FieldError;
 use crate::model::clip_vision::{ClipVisionConfig, ClipVisionModel};
 use crate::model::ip_adapter::{IpAdapter, IpAdapterSizes, ProjectionSizes, ResamplerSizes};

@@ -8,6 +8,7 @@ mod find;
 mod folder;
 mod opened;
 mod parts;
+mod precision;
 mod single;
 mod weights;
 
@@ -19,8 +20,12 @@ pub(crate) use find::{BUNDLED, all, is_model, is_name, named, names, users_folde
 pub use find::{find, places};
 pub(crate) use folder::check_index;
 pub use opened::Opened;
+pub use precision::Precision;
+pub(super) use single::ldm_unet;
+pub(super) use weights::{Base, Hash, Weights};
 pub(crate) use weights::{PICKLE, is_pickle_name};
 
+use super::adapter::{Adaptable, Bases, Layout};
 use super::clip::ClipTextModel;
 use super::codec::{Codec, Decoder};
 use super::text_encoder::TextEncoder;
@@ -28,28 +33,26 @@ use super::unet::UNet2DConditionModel;
 use crate::Result;
 use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::NoiseSchedule;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use parts::{Parts, TextParts};
 use std::path::Path;
-use weights::Weights;
+use std::sync::Arc;
 
-/// A loaded model: everything that the pipeline joins.
-#[derive(Debug)]
+/// A loaded model: everything that the pipeline joins. A clone shares all of it.
+#[derive(Debug, Clone)]
 pub struct Model {
     /// The folder's name, or the file's without its ending.
     pub name: String,
-    /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own.
-    pub hash: String,
     /// Prompts to states: one encoder, or two whose states stand side by side, of which the last gives the vector.
     pub text: Vec<TextEncoder>,
     /// Whether an empty negative prompt is told as zeros instead of being read (SDXL).
     pub zeros_for_empty: bool,
     /// The noise-prediction network.
-    pub unet: UNet2DConditionModel,
+    pub unet: Arc<UNet2DConditionModel>,
     /// Latents to pictures and back.
-    pub codec: Codec,
+    pub codec: Arc<Codec>,
     /// Latents to pictures in less time and not as well, where there is such a decoder.
-    pub companion: Option<Companion>,
+    pub companion: Option<Arc<Companion>>,
     /// The forward process it was trained with.
     pub schedule: NoiseSchedule,
     /// What the U-Net predicts.
@@ -58,39 +61,48 @@ pub struct Model {
     pub defaults: Defaults,
     /// Bytes that its weights take in memory.
     pub bytes: u64,
+    hash: Arc<Hash>,
+    /// What adapters need to make another model of this one.
+    pub(super) adaptable: Arc<Adaptable>,
 }
 
 impl Model {
-    /// Loads a diffusers folder, or a single file in the names of the original Stable Diffusion, weights as `dtype`. An
-    /// unusable one is an [`crate::Error::Model`] that names the file and, where one is at fault, the tensor with its
-    /// expected and found shape.
-    pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        Opened::read(path)?.load(device, dtype)
+    /// Loads a diffusers folder, or a single file in the names of the original Stable Diffusion, in a [`Precision`], or
+    /// everything in one type. An unusable one is an [`crate::Error::Model`] that names the file and, where one is at
+    /// fault, the tensor with its expected and found shape.
+    pub fn load(path: &Path, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
+        Opened::read(path)?.load(device, precision)
     }
 
-    fn build(name: String, parts: Parts, companion: Option<&Path>, device: &Device, dtype: DType) -> Result<Self> {
+    fn build(
+        name: String,
+        parts: Parts,
+        layout: Arc<Layout>,
+        companion: Option<&Path>,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Self> {
         let Parts { text, unet, codec, schedule, prediction, defaults, zeros_for_empty } = parts;
-        let all: Vec<_> = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).collect();
-        let networks = || -> Result<_> {
-            let texts =
-                text.iter().map(|text| text.weights.build(dtype, device, |vb| ClipTextModel::new(&text.config, vb)));
-            let texts = texts.collect::<Result<Vec<_>>>()?;
-            let unet = unet.1.build(dtype, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
-            Ok((texts, unet, codec.1.build(dtype, device, |vb| Codec::new(&codec.0, vb))?))
-        };
-        let companion = companion.map(|path| Companion::load(path, &codec.0, dtype, device)).transpose()?;
-        let (hash, networks) = rayon::join(|| weights::hash(&all), networks);
-        let (texts, unet, codec) = networks?;
-        let bytes = all.into_iter().map(Weights::taken).chain(companion.iter().map(|c| c.bytes)).sum();
-        let text = text.into_iter().zip(texts).map(|(TextParts { tokenizer, reading, .. }, network)| TextEncoder {
-            tokenizer,
-            network,
-            reading,
-        });
+        let all: Vec<_> = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).cloned().collect();
+        let hash = Arc::new(Hash::of(&all));
+        let precision = precision.of_model(unet.1.stored());
+        let (mut encoders, mut configs, mut bases) = (Vec::new(), Vec::new(), Vec::new());
+        for TextParts { tokenizer, config, weights, reading } in text {
+            let (network, base) = weights.build_kept(precision, device, |vb| ClipTextModel::new(&config, vb))?;
+            encoders.push(TextEncoder { tokenizer: Arc::new(tokenizer), network: Arc::new(network), reading });
+            configs.push(config);
+            bases.push(base);
+        }
+        let (unet, base) = unet.1.build_kept(precision, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
+        let companion = companion.map(|path| Companion::load(path, &codec.0, precision, device)).transpose()?;
+        let codec = codec.1.build(precision.of_codec(), device, |vb| Codec::new(&codec.0, vb))?;
+        let adaptable = Arc::new(Adaptable { layout, bases: Bases { text: bases, unet: base }, configs });
+        let bytes = all.iter().map(Weights::taken).chain(companion.iter().map(|c| c.bytes)).sum();
+        let companion = companion.map(Arc::new);
+        let (text, unet, codec) = (encoders, Arc::new(unet), Arc::new(codec));
         Ok(Self {
             name,
-            hash,
-            text: text.collect(),
+            text,
             zeros_for_empty,
             unet,
             codec,
@@ -99,12 +111,20 @@ impl Model {
             prediction,
             defaults,
             bytes,
+            hash,
+            adaptable,
         })
+    }
+
+    /// The first ten hexadecimal digits of a SHA-256 over all weights; of a single file, those of the file's own. The
+    /// first call may read all files. `unknown` where one was changed after it was loaded.
+    pub fn hash(&self) -> &str {
+        self.hash.get()
     }
 
     /// The companion, where it is asked for and there is one.
     pub fn companion_for(&self, decoder: Decoder) -> Option<&Companion> {
-        self.companion.as_ref().filter(|_| decoder == Decoder::Tiny)
+        self.companion.as_deref().filter(|_| decoder == Decoder::Tiny)
     }
 
     /// Latents (B, C, h, w) as the U-Net sees them to pictures (B, 3, H, W), about [-1, 1], not clipped. Without a

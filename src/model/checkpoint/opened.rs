@@ -1,11 +1,13 @@
 //! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
 
 use super::parts::Parts;
-use super::{ControlNets, Defaults, Model, companion, folder, name, single};
+use super::{ControlNets, Defaults, Model, Precision, companion, folder, name, single};
 use crate::Result;
+use crate::model::adapter::Layout;
 use crate::model::unet::{Beside, UNetConfig};
-use candle_core::{DType, Device};
+use candle_core::Device;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model before any network is built.
 pub struct Opened {
@@ -13,14 +15,16 @@ pub struct Opened {
     parts: Parts,
     /// Where a tiny decoder for its latents is.
     companion: Option<PathBuf>,
+    layout: Arc<Layout>,
 }
 
 impl Opened {
     /// Reads the small files of a diffusers folder, or the header of a single file. Fails as [`Model::load`] does.
     pub fn read(path: &Path) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
+        let layout = Arc::new(Layout::new(parts.text.iter().map(|text| &text.weights), &parts.unet.1));
         let companion = companion::find(path, &parts.codec.0);
-        Ok(Self { path: path.to_owned(), parts, companion })
+        Ok(Self { path: path.to_owned(), parts, companion, layout })
     }
 
     /// Where it is.
@@ -85,16 +89,17 @@ impl Opened {
         ControlNets::of(&self.path, self.unet(), self.factor())
     }
 
-    /// Bytes that its weights will take as `dtype`: an estimate from the files' headers, to which tensors that no
+    /// Bytes that its weights will take in a precision: an estimate from the files' headers, to which tensors that no
     /// network asks for belong, too.
-    pub fn bytes(&self, dtype: DType) -> u64 {
+    pub fn bytes(&self, precision: Precision) -> u64 {
         let Parts { text, unet, codec, .. } = &self.parts;
-        let weights = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]);
-        weights.map(|weights| weights.bytes(dtype)).sum()
+        let precision = precision.of_model(unet.1.stored());
+        let weights = text.iter().map(|text| &text.weights).chain([&unet.1]);
+        weights.map(|weights| weights.bytes(precision)).sum::<u64>() + codec.1.bytes(precision.of_codec())
     }
 
     /// Builds the networks.
-    pub fn load(self, device: &Device, dtype: DType) -> Result<Model> {
-        Model::build(name(&self.path), self.parts, self.companion.as_deref(), device, dtype)
+    pub fn load(self, device: &Device, precision: impl Into<Precision>) -> Result<Model> {
+        Model::build(name(&self.path), self.parts, self.layout, self.companion.as_deref(), device, precision.into())
     }
 }

@@ -5,6 +5,8 @@ mod kind;
 mod names;
 mod shapes;
 
+pub(in crate::model) use names::unet as ldm_unet;
+
 use super::defaults::{Defaults, Distilled};
 use super::parts::{Parts, Source, TextParts};
 use super::weights::{Part, Weights};

@@ -1,17 +1,22 @@
 //! Weights on disk to the variables that layers ask for.
 
+mod base;
 mod file;
+mod hash;
 mod shards;
 
+pub(in crate::model) use base::Base;
 pub(crate) use file::{PICKLE, is_pickle_name};
+pub(in crate::model) use hash::Hash;
 
+use super::precision::Precision;
 use crate::{Error, Result};
+use base::Recorder;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use file::WeightFile;
 use safetensors::tensor::TensorInfo;
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,11 +29,13 @@ const MOST_STAND_INS: usize = 1 << 26;
 
 /// The tensors of one part of a model, still as they are on disk.
 #[derive(Debug, Clone)]
-pub(super) struct Weights {
+pub(in crate::model) struct Weights {
     files: Arc<Vec<WeightFile>>,
     /// Where the tensors are, by the names that networks ask for.
     index: Arc<HashMap<String, Place>>,
     faults: Arc<Mutex<Faults>>,
+    /// In which types networks get them.
+    precision: Precision,
     /// Bytes of the tensors that were taken into memory.
     taken: Arc<AtomicU64>,
 }
@@ -69,17 +76,17 @@ impl Weights {
     }
 
     fn open(paths: Vec<PathBuf>) -> Result<Self> {
-        let files = paths.into_iter().map(WeightFile::read).collect::<Result<Vec<_>>>()?;
+        let files = paths.into_iter().map(WeightFile::open).collect::<Result<Vec<_>>>()?;
         let place = |file, (stored, info): (String, TensorInfo)| {
             (stored.clone(), Place { file, stored, info, part: Part::Whole })
         };
         let tensors = files.iter().enumerate();
         let index = tensors.flat_map(|(i, file)| file.tensors().map(move |tensor| place(i, tensor))).collect();
-        Ok(Self { files: Arc::new(files), index: Arc::new(index), faults: Arc::default(), taken: Arc::default() })
+        Ok(Self::of(Arc::new(files), index))
     }
 
     /// Reads the one file `path`.
-    pub(super) fn read_file(path: PathBuf) -> Result<Self> {
+    pub(in crate::model) fn read_file(path: PathBuf) -> Result<Self> {
         Self::open(vec![path])
     }
 
@@ -89,23 +96,32 @@ impl Weights {
             let targets = targets(&place.stored).into_iter();
             targets.map(|(name, part)| (name, Place { part, ..place.clone() }))
         });
+        Self::of(self.files.clone(), places.collect())
+    }
+
+    fn of(files: Arc<Vec<WeightFile>>, index: HashMap<String, Place>) -> Self {
         Self {
-            files: self.files.clone(),
-            index: Arc::new(places.collect()),
+            files,
+            index: Arc::new(index),
             faults: Arc::default(),
+            precision: DType::F32.into(),
             taken: Arc::default(),
         }
     }
 
     /// The shape that the tensor `name` has.
-    pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+    pub(in crate::model) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.index.get(name).map(Place::shape)
     }
 
-    /// Bytes of all tensors, as `dtype`.
-    pub(super) fn bytes(&self, dtype: DType) -> u64 {
-        let numbers = |place: &Place| place.shape().iter().map(|&dim| dim as u64).product::<u64>();
-        self.index.values().map(|place| numbers(place) * dtype.size_in_bytes() as u64).sum()
+    /// Bytes of all tensors as networks would get them in `precision`.
+    pub(super) fn bytes(&self, precision: Precision) -> u64 {
+        let bytes = |place: &Place| {
+            let numbers: u64 = place.shape().iter().map(|&dim| dim as u64).product();
+            let kept = precision.kept(place.dtype(), place.info.shape.len(), precision.activations());
+            numbers * kept.size_in_bytes() as u64
+        };
+        self.index.values().map(bytes).sum()
     }
 
     /// Bytes of those that networks have taken into memory so far.
@@ -113,13 +129,19 @@ impl Weights {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// The type in which most of the weights are stored, as far as it can be told from the largest of them.
+    pub(super) fn stored(&self) -> DType {
+        let size = |place: &&Place| place.info.data_offsets.1 - place.info.data_offsets.0;
+        self.index.values().max_by_key(size).map_or(DType::F32, |place| place.dtype())
+    }
+
     /// All names.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::model) fn names(&self) -> impl Iterator<Item = &str> {
         self.index.keys().map(String::as_str)
     }
 
     /// What the first file says of itself under `key`.
-    pub(super) fn note(&self, key: &str) -> Option<&str> {
+    pub(in crate::model) fn note(&self, key: &str) -> Option<&str> {
         self.files.first()?.note(key)
     }
 
@@ -127,18 +149,59 @@ impl Weights {
     /// network does not ask for are ignored.
     pub(super) fn build<T>(
         &self,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
         build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
     ) -> Result<T> {
-        let built = build(&VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone()));
+        let weights = self.in_precision(precision);
+        self.build_from(Box::new(weights), precision, device, build)
+    }
+
+    /// The same, and what the network was built of.
+    pub(super) fn build_kept<T>(
+        &self,
+        precision: Precision,
+        device: &Device,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
+    ) -> Result<(T, Base)> {
+        let recorder = Recorder::new(self.in_precision(precision));
+        let built = self.build_from(Box::new(recorder.clone()), precision, device, build)?;
+        Ok((built, recorder.into_base(precision.activations(), device)))
+    }
+
+    fn in_precision(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
+    }
+
+    fn build_from<T>(
+        &self,
+        backend: Box<dyn SimpleBackend>,
+        precision: Precision,
+        device: &Device,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let built = build(&VarBuilder::from_backend(backend, precision.activations(), device.clone()));
         match std::mem::take(&mut *self.faults()).into_error(|| self.path()) {
             Some(error) => Err(error),
             None => built.map_err(|e| Error::model(self.path(), e.to_string())),
         }
     }
 
-    fn path(&self) -> PathBuf {
+    /// The tensor `name` in f32.
+    pub(in crate::model) fn numbers(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let missing = || Error::model(self.path(), format!("{name} is missing"));
+        let (file, place) = self.find(name).ok_or_else(missing)?;
+        Ok(place.load(file)?.to_dtype(DType::F32)?.to_device(device)?)
+    }
+
+    /// The first (or only) number of the tensor `name`. Unlike weights, it may be an integer.
+    pub(in crate::model) fn number(&self, name: &str) -> Option<f64> {
+        let (file, place) = self.find(name)?;
+        file.number(&place.info)
+    }
+
+    /// The first file.
+    pub(in crate::model) fn path(&self) -> PathBuf {
         self.files.first().map(|f| f.path.clone()).unwrap_or_default()
     }
 
@@ -159,6 +222,17 @@ impl Weights {
         })
     }
 
+    /// For a network with activations of type `used`.
+    fn take(&self, file: &WeightFile, place: &Place, used: DType, device: &Device) -> candle_core::Result<Tensor> {
+        let tensor = self.keep(place.load(file))?;
+        let kept = self.precision.kept(tensor.dtype(), tensor.rank(), used);
+        // Not every device has F64, and half precision is moved in half the time.
+        match tensor.dtype() {
+            DType::F64 => tensor.to_dtype(kept)?.to_device(device),
+            _ => tensor.to_device(device)?.to_dtype(kept),
+        }
+    }
+
     /// Zeros in place of a missing tensor, so that one reading of the model finds all that is missing;
     /// [`Weights::build`] then fails.
     fn stand_in(&self, shape: &Shape, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
@@ -176,24 +250,34 @@ impl Weights {
 impl Place {
     /// Of the part that is asked for.
     fn shape(&self) -> Vec<usize> {
-        let mut shape = self.info.shape.clone();
         match self.part {
-            Part::Whole => {}
-            Part::Third(_) => shape.iter_mut().take(1).for_each(|rows| *rows /= 3),
-            Part::Transposed => shape.reverse(),
+            Part::Whole => self.info.shape.clone(),
+            Part::Third(third) => self.third(third).shape,
+            Part::Transposed => self.info.shape.iter().rev().copied().collect(),
         }
-        shape
     }
 
-    fn load(&self, file: &WeightFile, device: &Device) -> Result<Tensor> {
-        let stored = file.load(&self.stored, &self.info, device)?;
+    /// A third of the rows, in the file.
+    fn third(&self, third: usize) -> TensorInfo {
+        let TensorInfo { dtype, mut shape, data_offsets: (first, end) } = self.info.clone();
+        let all = shape.first().copied().unwrap_or(0);
+        let (rows, row) = (all / 3, (end - first) / all.max(1));
+        shape.iter_mut().take(1).for_each(|all| *all = rows);
+        let first = first + third * rows * row;
+        TensorInfo { dtype, shape, data_offsets: (first, first + rows * row) }
+    }
+
+    /// The type in which it is stored; F32 for types that are refused.
+    fn dtype(&self) -> DType {
+        DType::try_from(self.info.dtype).unwrap_or(DType::F32)
+    }
+
+    /// On the CPU, in the type in which it is stored.
+    fn load(&self, file: &WeightFile) -> Result<Tensor> {
         Ok(match self.part {
-            Part::Whole => stored,
-            Part::Third(third) => {
-                let rows = stored.dim(0)? / 3;
-                stored.narrow(0, third * rows, rows)?.copy()?
-            }
-            Part::Transposed => stored.t()?.contiguous()?,
+            Part::Whole => file.load(&self.stored, &self.info)?,
+            Part::Third(third) => file.load(&self.stored, &self.third(third))?,
+            Part::Transposed => file.load(&self.stored, &self.info)?.t()?.contiguous()?,
         })
     }
 }
@@ -233,13 +317,15 @@ impl SimpleBackend for Weights {
             let message = format!("tensor {}: expected {:?}, found {found:?}", place.stored, shape.dims());
             return self.keep(Err(Error::model(&file.path, message)));
         }
-        self.taken.fetch_add((shape.elem_count() * dtype.size_in_bytes()) as u64, Ordering::Relaxed);
-        self.keep(place.load(file, device))?.to_dtype(dtype)?.reshape(shape)
+        let tensor = self.take(file, place, dtype, device)?;
+        self.taken.fetch_add((tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64, Ordering::Relaxed);
+        // Of another rank, and then also contiguous; a reshape would put kernels into another order.
+        if found == shape.dims() { Ok(tensor) } else { tensor.reshape(shape) }
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         match self.find(name) {
-            Some((file, place)) => self.keep(place.load(file, device))?.to_dtype(dtype),
+            Some((file, place)) => self.take(file, place, dtype, device),
             None => candle_core::bail!("{name} is missing"),
         }
     }
@@ -247,22 +333,4 @@ impl SimpleBackend for Weights {
     fn contains_tensor(&self, name: &str) -> bool {
         self.index.contains_key(name)
     }
-}
-
-/// The first ten digits of a SHA-256: of the file where there is one, as other programs name models, else over the
-/// digests of all files, each of which is computed on a core of its own.
-pub(super) fn hash(parts: &[&Weights]) -> String {
-    use rayon::prelude::*;
-    let mut files: Vec<&WeightFile> = Vec::new();
-    for file in parts.iter().flat_map(|weights| weights.files.iter()) {
-        if !files.iter().any(|known| std::ptr::eq(*known, file)) {
-            files.push(file);
-        }
-    }
-    let digests: Vec<_> = files.par_iter().map(|file| Sha256::digest(&file.bytes)).collect();
-    let whole = match digests.as_slice() {
-        [only] => *only,
-        several => several.iter().fold(Sha256::new(), |hash, digest| hash.chain_update(digest)).finalize(),
-    };
-    whole.iter().take(5).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,8 +3,8 @@
 use super::config::UNetConfig;
 use super::transformer::{Transformer, TransformerSizes};
 use crate::Result;
-use crate::kernels::{self, Padding};
-use crate::model::layers::{Conv2d, GroupNorm, Linear, upsample_nearest_2x};
+use crate::kernels::Padding;
+use crate::model::layers::{Conv2d, GroupNorm, Linear, residual_block};
 use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
 
@@ -43,13 +43,9 @@ impl ResnetBlock {
     }
 
     pub(super) fn forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = kernels::add_per_sample(&h, &self.time_emb_proj.forward(time)?)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
-        Ok(match &self.conv_shortcut {
-            Some(conv) => (conv.forward(x)? + h)?,
-            None => (x + h)?,
-        })
+        let (first, second) = ((&self.norm1, &self.conv1), (&self.norm2, &self.conv2));
+        let time = self.time_emb_proj.forward(time)?;
+        residual_block(x, first, Some(&time), second, self.conv_shortcut.as_ref())
     }
 }
 
@@ -190,24 +186,11 @@ impl UpBlock {
         }
         let Some(conv) = &self.upsample else { return Ok(x) };
         let next = skips.last().ok_or_else(too_few_skips)?;
-        conv.forward(&upsample_nearest(&x, next.dim(1)?, next.dim(2)?)?)
+        // The way down rounds odd sizes, so that this need not be the double.
+        conv.forward_enlarged(&x, (next.dim(1)?, next.dim(2)?))
     }
 }
 
 fn too_few_skips() -> candle_core::Error {
     candle_core::Error::Msg("U-Net: too few skip connections".into())
-}
-
-/// (B, H, W, C) to (B, `height`, `width`, C) by repeating the nearest position before. The way down rounds odd sizes, so
-/// that the next skip connection's size need not be the double.
-fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let (_, h, w, _) = x.dims4()?;
-    if (height, width) == (2 * h, 2 * w) {
-        return upsample_nearest_2x(x);
-    }
-    let pick = |from: usize, to: usize| {
-        let sources = (0..to).map(|i| (i * from / to) as u32);
-        Tensor::from_iter(sources, x.device())
-    };
-    Ok(x.index_select(&pick(h, height)?, 1)?.index_select(&pick(w, width)?, 2)?)
 }

@@ -6,7 +6,7 @@ use super::config::{SIZES, UNetConfig};
 use crate::Result;
 use crate::kernels;
 use crate::model::layers::Linear;
-use candle_core::{D, DType, Error, Tensor};
+use candle_core::{D, DType, Device, Error, Tensor};
 use candle_nn::VarBuilder;
 
 /// What residual blocks see of the time.
@@ -128,7 +128,7 @@ impl Sinusoids {
     /// Sines and cosines of (B,) times at geometrically spaced frequencies from 1 to about 1/10000: (B, width), f32,
     /// computed in f64 on the host. An odd width ends with a zero.
     fn forward(self, t: &Tensor) -> Result<Tensor> {
-        let times = t.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let times = t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
         let values: Vec<f32> = times.iter().flat_map(|&time| self.row(time)).collect();
         Ok(Tensor::from_vec(values, (times.len(), self.width), t.device())?)
     }
@@ -147,7 +147,6 @@ impl Sinusoids {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     fn embed(sinusoids: Sinusoids, times: &[f32]) -> Vec<Vec<f32>> {
         let t = Tensor::new(times, &Device::Cpu).unwrap();

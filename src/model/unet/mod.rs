@@ -16,7 +16,7 @@ pub(in crate::model) use trunk::Trunk;
 use super::layers::{Conv2d, GroupNorm, to_channels_first};
 use crate::Result;
 use blocks::UpBlock;
-use candle_core::{Tensor, bail};
+use candle_core::{DType, Tensor, bail};
 use candle_nn::VarBuilder;
 
 /// What the U-Net is told besides noisy latents and the time; one row per sample.
@@ -62,7 +62,7 @@ impl Residuals {
             return Err(candle_core::Error::Msg(message).into());
         }
         for (skip, residual) in skips.iter_mut().zip(&self.skips) {
-            *skip = (&*skip + residual)?;
+            *skip = (&*skip + residual.to_dtype(skip.dtype())?)?;
         }
         Ok(())
     }
@@ -81,6 +81,11 @@ impl Conditioning {
     /// Text states alone, (B, S, D): all that Stable Diffusion 1 and 2 are told.
     pub fn text(context: &Tensor) -> Self {
         Self { context: context.clone(), added: None, guidance: None, residuals: None }
+    }
+
+    /// With text states of this type.
+    pub(in crate::model) fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        Ok(Self { context: self.context.to_dtype(dtype)?, ..self.clone() })
     }
 }
 
@@ -113,21 +118,28 @@ impl UNet2DConditionModel {
         &self.config
     }
 
+    /// The type that it computes in.
+    pub fn dtype(&self) -> DType {
+        self.conv_norm_out.dtype()
+    }
+
     /// Noisy latents (B, C, H, W), one time per sample (B,), fractional ones too, and what else is known of the picture
-    /// to the prediction (B, C', H, W). Any H and W will do; shapes that do not fit each other are an error.
+    /// to the prediction (B, C', H, W). Any H and W will do; shapes that do not fit each other are an error. What goes in
+    /// may be of any type; what comes out is of [`Self::dtype`].
     pub fn forward(&self, x: &Tensor, t: &Tensor, given: &Conditioning) -> Result<Tensor> {
+        let (x, given) = (&x.to_dtype(self.dtype())?, &given.to_dtype(self.dtype())?);
         self.check_shapes(x, t, &given.context)?;
         let time = self.trunk.time(t, given, x.dtype())?;
         let blocks = Conditions { time: &time, context: &given.context };
         let (mut x, mut skips) = self.trunk.forward(x, None, blocks)?;
         if let Some(residuals) = &given.residuals {
             residuals.add_to(&mut skips)?;
-            x = (x + &residuals.middle)?;
+            x = (&x + residuals.middle.to_dtype(x.dtype())?)?;
         }
         for block in &self.up_blocks {
             x = block.forward(x, blocks, &mut skips)?;
         }
-        to_channels_first(&self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)?)
+        to_channels_first(&self.conv_out.forward_normed(&self.conv_norm_out, &x)?)
     }
 
     fn check_shapes(&self, x: &Tensor, t: &Tensor, context: &Tensor) -> candle_core::Result<()> {

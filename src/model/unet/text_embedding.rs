@@ -52,7 +52,7 @@ impl AttentionPool {
         let init = Init::Randn { mean: 0.0, stdev: (width as f64).sqrt().recip() };
         let projection = |name: &str| Linear::new(width, width, &vb.pp(name));
         Ok(Self {
-            positional_embedding: vb.get_with_hints((1, width), "positional_embedding", init)?,
+            positional_embedding: vb.get_with_hints((1, width), "positional_embedding", init)?.to_dtype(vb.dtype())?,
             q_proj: projection("q_proj")?,
             k_proj: projection("k_proj")?,
             v_proj: projection("v_proj")?,

@@ -3,7 +3,7 @@
 use super::config::VaeConfig;
 use crate::Result;
 use crate::kernels::{self, Padding};
-use crate::model::layers::{Conv2d, GroupNorm, Linear, upsample_nearest_2x};
+use crate::model::layers::{Conv2d, GroupNorm, Linear, residual_block};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -44,12 +44,8 @@ impl ResnetBlock {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
-        Ok(match &self.conv_shortcut {
-            Some(conv) => (conv.forward(x)? + h)?,
-            None => (x + h)?,
-        })
+        let (first, second) = ((&self.norm1, &self.conv1), (&self.norm2, &self.conv2));
+        residual_block(x, first, None, second, self.conv_shortcut.as_ref())
     }
 }
 
@@ -103,7 +99,7 @@ impl UpBlock {
     pub(super) fn forward(&self, x: Tensor) -> Result<Tensor> {
         let x = ResnetBlock::run(&self.resnets, x)?;
         match &self.upsample {
-            Some(conv) => conv.forward(&upsample_nearest_2x(&x)?),
+            Some(conv) => conv.forward_enlarged(&x, (2 * x.dim(1)?, 2 * x.dim(2)?)),
             None => Ok(x),
         }
     }

@@ -15,7 +15,7 @@ const TEXT_2: &str = "text_encoder_2/model.safetensors";
 /// What follows version 2.
 const XL: u8 = 3;
 
-type Tensors = HashMap<String, Tensor>;
+pub(super) type Tensors = HashMap<String, Tensor>;
 
 /// Names of diffusers and of the original program. Longer ones first where one begins another.
 const RESIDUAL: [(&str, &str); 6] = [
@@ -149,7 +149,7 @@ fn prefixed(prefix: &str, tensors: Tensors, name: impl Fn(&str) -> String) -> im
 }
 
 /// The tensors of a folder as one file has them, and some that nobody asks for.
-fn joined(tiny: &Tiny, version: u8) -> Tensors {
+pub(super) fn joined(tiny: &Tiny, version: u8) -> Tensors {
     let xl = version == XL;
     let text = tiny.tensors(TEXT);
     let text: Vec<(&str, Tensors)> = match version {
@@ -229,7 +229,7 @@ fn the_hash_of_a_single_file_is_its_own() {
     tiny.save("one.safetensors", &joined(&tiny, 1));
     let digest = Sha256::digest(fs::read(tiny.file("one.safetensors")).unwrap());
     let digits: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(load(&tiny.file("one.safetensors")).unwrap().hash, digits);
+    assert_eq!(load(&tiny.file("one.safetensors")).unwrap().hash(), digits);
 }
 
 fn with_note(tiny: &Tiny, tensors: &Tensors, key: &str, value: &str) -> PathBuf {
@@ -273,7 +273,7 @@ fn an_autoencoder_beside_the_file_is_used_by_either_kind_of_names() {
     fs::copy(tiny.file(VAE), tiny.file("part.vae.safetensors")).unwrap();
     let diffusers = load(&tiny.file("part.safetensors")).unwrap();
     assert_eq!(outputs(&diffusers), expected);
-    assert_ne!(diffusers.hash, original.hash);
+    assert_ne!(diffusers.hash(), original.hash());
 
     // It comes before the one in the file.
     tiny.save("part.safetensors", &whole);

@@ -26,7 +26,7 @@ fn replaced(name: &str, table: &[(&str, &str)]) -> Option<String> {
 
 /// A U-Net's tensor, `name` being what follows `model.diffusion_model.`, in a network of `layers` residual blocks per
 /// level.
-pub(super) fn unet(name: &str, layers: usize) -> Option<String> {
+pub(in crate::model) fn unet(name: &str, layers: usize) -> Option<String> {
     let outside = [
         ("time_embed.0", "time_embedding.linear_1"),
         ("time_embed.2", "time_embedding.linear_2"),

@@ -1,0 +1,176 @@
+//! Operations joined, so that what one gives the next never exists whole: for networks that are run and not trained. Where
+//! a gradient is wanted, and on other devices, they run one by one. The numbers are the same, bit for bit.
+
+use super::activation::add_to_samples;
+use super::conv2d::{Conv2d, Forward};
+use super::native::with_values;
+use super::norm::{Affine, Norm};
+use super::{Activation, Padding, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native, reference, stored};
+use crate::{Error, Result};
+use candle_core::{DType, Shape, Storage, Tensor};
+
+/// The parameters of a group normalisation: see [`group_norm`].
+#[derive(Clone, Copy)]
+pub struct Normalisation<'a> {
+    /// (C).
+    pub weight: &'a Tensor,
+    /// (C).
+    pub bias: &'a Tensor,
+    /// How many groups of channels.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+/// The parameters of a convolution: see [`conv2d`].
+#[derive(Clone, Copy)]
+pub struct Convolution<'a> {
+    /// (O, kh, kw, I).
+    pub weight: &'a Tensor,
+    /// (O).
+    pub bias: Option<&'a Tensor>,
+    /// Positions from one result to the next.
+    pub stride: usize,
+    /// Zeros around the picture.
+    pub padding: Padding,
+}
+
+/// A residual block: normalisation, SiLU and convolution, twice.
+#[derive(Clone, Copy)]
+pub struct Residual<'a> {
+    /// What comes first.
+    pub first: (Normalisation<'a>, Convolution<'a>),
+    /// Added to all positions between the two, (B, C).
+    pub per_sample: Option<&'a Tensor>,
+    /// What comes second.
+    pub second: (Normalisation<'a>, Convolution<'a>),
+    /// What is made of the input before it is added to the result, where their channels differ.
+    pub shortcut: Option<Convolution<'a>>,
+}
+
+impl Normalisation<'_> {
+    fn silu(self, x: &Tensor) -> Result<Tensor> {
+        group_norm(x, self.weight, self.bias, self.groups, self.eps, Activation::Silu)
+    }
+
+    /// What it does to `x`, (B, .., C).
+    fn affine(self, x: &[f32], shape: &Shape) -> Result<Affine> {
+        let positions = shape.elem_count() / (shape.dims()[0] * self.weight.elem_count()).max(1);
+        let (groups, eps, activation) = (self.groups, self.eps, Activation::Silu);
+        let norm = Norm { name: "group-norm", positions, groups, eps, activation };
+        Ok(with_values([self.weight, self.bias], |[w, b]| norm.affine(x, w, b))?)
+    }
+}
+
+impl Convolution<'_> {
+    fn of(self, x: &Tensor) -> Result<Tensor> {
+        conv2d(x, self.weight, self.bias, self.stride, self.padding)
+    }
+
+    /// Calls `f` with the convolution of an input of this shape, enlarged to `enlarged`.
+    fn forward<R>(
+        self,
+        x: &Shape,
+        enlarged: Option<(usize, usize)>,
+        f: impl FnOnce(Forward<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let bias = bias_or_zeros(self.bias, self.weight, DType::F32)?;
+        let op = Conv2d { stride: self.stride, padding: self.padding };
+        with_values([&bias], |[b]| {
+            let (storage, layout) = self.weight.storage_and_layout();
+            match &*storage {
+                Storage::Cpu(cpu) => f(op.forward(x, enlarged, (cpu, layout), b)?),
+                _ => Err(fault("a CPU kernel was given weights elsewhere")),
+            }
+        })?
+    }
+}
+
+fn fault(message: &str) -> Error {
+    candle_core::Error::Msg(message.to_owned()).into()
+}
+
+/// Whether the operations may be joined: no gradient is wanted of the input or of any parameter.
+fn joins<'a>(x: &Tensor, norms: &[Normalisation<'a>], convolutions: &[Convolution<'a>]) -> bool {
+    let norms = norms.iter().flat_map(|norm| [norm.weight, norm.bias]);
+    let convolved = convolutions.iter().flat_map(|conv| [Some(conv.weight), conv.bias]).flatten();
+    let served = convolutions.iter().all(|conv| stored::serves(conv.weight.dtype()) && conv.weight.is_contiguous());
+    is_native(x) && served && norms.chain(convolved).chain([x]).all(|tensor| !tensor.track_op())
+}
+
+/// `conv2d(silu(group_norm(x)))`. Shapes: `x` (B, H, W, I); returns (B, H', W', O).
+pub fn norm_silu_conv2d(x: &Tensor, norm: Normalisation<'_>, convolution: Convolution<'_>) -> Result<Tensor> {
+    if !joins(x, &[norm], &[convolution]) {
+        return convolution.of(&norm.silu(x)?);
+    }
+    let x = x.contiguous()?;
+    let (y, shape) = normed(&x, norm, convolution)?;
+    Ok(Tensor::from_vec(y, shape, x.device())?)
+}
+
+/// `conv2d` of `x` enlarged to `height` x `width` by repeating the nearest position before.
+/// Shapes: `x` (B, H, W, I); returns (B, H', W', O).
+pub fn enlarged_conv2d(x: &Tensor, (height, width): (usize, usize), convolution: Convolution<'_>) -> Result<Tensor> {
+    if !joins(x, &[], &[convolution]) {
+        return convolution.of(&reference::enlarge(x, height, width)?);
+    }
+    let x = x.contiguous()?;
+    let (y, shape) = convolution.forward(x.shape(), Some((height, width)), |forward| {
+        let mut y = vec![0.0; forward.shape().elem_count()];
+        with_values([&x], |[x]| forward.run(x, &mut y))?;
+        Ok((y, forward.shape()))
+    })?;
+    Ok(Tensor::from_vec(y, shape, x.device())?)
+}
+
+/// `shortcut(x) + second(per_sample + first(x))`. Shapes: `x` (B, H, W, I); returns (B, H, W, O).
+pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
+    let Residual { first, per_sample, second, shortcut } = block;
+    let convolutions: Vec<_> = [first.1, second.1].into_iter().chain(shortcut).collect();
+    if !joins(x, &[first.0, second.0], &convolutions) || per_sample.is_some_and(Tensor::track_op) {
+        let mut h = first.1.of(&first.0.silu(x)?)?;
+        if let Some(e) = per_sample {
+            h = add_per_sample(&h, e)?;
+        }
+        let h = second.1.of(&second.0.silu(&h)?)?;
+        return Ok(match shortcut {
+            Some(shortcut) => (shortcut.of(x)? + h)?,
+            None => (x + h)?,
+        });
+    }
+    let x = x.contiguous()?;
+    let (mut h, shape) = normed(&x, first.0, first.1)?;
+    if let Some(e) = per_sample {
+        with_values([&e.contiguous()?], |[e]| add_to_samples(&mut h, e, shape.dims()[3]))?;
+    }
+    let affine = second.0.affine(&h, &shape)?;
+    second.1.forward(&shape, None, |forward| Ok(forward.run_in_place(&affine, &mut h)?))?;
+    match shortcut {
+        Some(shortcut) => shortcut.forward(x.shape(), None, |forward| {
+            check(&forward.shape(), &shape)?;
+            Ok(with_values([&x], |[x]| forward.adding().run(x, &mut h))?)
+        })?,
+        None => {
+            check(x.shape(), &shape)?;
+            with_values([&x], |[x]| h.iter_mut().zip(x).for_each(|(h, x)| *h += x))?;
+        }
+    }
+    Ok(Tensor::from_vec(h, shape, x.device())?)
+}
+
+fn check(input: &Shape, result: &Shape) -> Result<()> {
+    if input == result {
+        return Ok(());
+    }
+    Err(fault(&format!("residual block: {input:?} and {result:?} cannot be added")))
+}
+
+/// [`norm_silu_conv2d`] of a contiguous input.
+fn normed(x: &Tensor, norm: Normalisation<'_>, convolution: Convolution<'_>) -> Result<(Vec<f32>, Shape)> {
+    let affine = with_values([x], |[values]| norm.affine(values, x.shape()))??;
+    convolution.forward(x.shape(), None, |forward| {
+        let mut y = vec![0.0; forward.shape().elem_count()];
+        with_values([x], |[x]| forward.run_normed(&affine, x, &mut y))?;
+        Ok((y, forward.shape()))
+    })
+}

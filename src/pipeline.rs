@@ -95,15 +95,9 @@ impl Pipeline {
 
     /// Loads the weights of a model. Fails as [`Pipeline::load`].
     pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
-        let (facts, words, precision) = (facts(&opened), Words::read(opened.path())?, precision.into());
-        Ok(Self {
-            model: opened.load(device, precision)?,
-            facts,
-            words,
-            nets: Nets::default(),
-            precision,
-            device: device.clone(),
-        })
+        let (facts, words) = (facts(&opened), Words::read(opened.path())?);
+        let (device, precision) = (device.clone(), precision.into());
+        Ok(Self { model: opened.load(&device, precision)?, facts, words, nets: Nets::default(), device, precision })
     }
 
     /// What a plan has to know of this model.

@@ -21,7 +21,7 @@ pub struct ControlNet {
     embedding: PictureEmbedding,
     down: Vec<Conv2d>,
     middle: Conv2d,
-    /// That it computes in.
+    /// The type that it computes in. What goes in may be of any.
     dtype: DType,
 }
 
@@ -61,7 +61,7 @@ impl ControlNet {
     pub fn forward(&self, x: &Tensor, t: &Tensor, given: &Conditioning, hint: &Tensor) -> Result<Residuals> {
         self.check_shapes(x, hint)?;
         let (x, given) = (&x.to_dtype(self.dtype)?, &given.to_dtype(self.dtype)?);
-        let time = self.trunk.time(t, given, self.dtype)?;
+        let time = self.trunk.time(t, given, x.dtype())?;
         let (middle, skips) = self.trunk.forward(x, Some(hint), Conditions { time: &time, context: &given.context })?;
         let skips = self.down.iter().zip(&skips).map(|(conv, skip)| conv.forward(skip)).collect::<Result<_>>()?;
         Ok(Residuals { skips, middle: self.middle.forward(&middle)? })

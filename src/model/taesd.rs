@@ -130,23 +130,24 @@ pub struct AutoencoderTiny {
     config: TinyConfig,
     encoder: Sequence,
     decoder: TinyDecoder,
+    dtype: DType,
 }
 
 impl AutoencoderTiny {
     /// Reads the parameters `encoder.layers.*` and `decoder.layers.*`. `config` must have passed [`TinyConfig::check`].
     pub fn new(config: &TinyConfig, vb: &VarBuilder) -> Result<Self> {
         let encoder = Sequence::encoder(config, &vb.pp("encoder.layers"))?;
-        Ok(Self { config: config.clone(), encoder, decoder: TinyDecoder::new(config, vb)? })
+        Ok(Self { config: config.clone(), encoder, decoder: TinyDecoder::new(config, vb)?, dtype: vb.dtype() })
+    }
+
+    /// The type that it computes in: that of pictures and latents, in and out.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The sizes this was built with.
     pub fn config(&self) -> &TinyConfig {
         &self.config
-    }
-
-    /// The type that it computes in.
-    pub fn dtype(&self) -> DType {
-        self.decoder.dtype
     }
 
     /// Pictures (B, 3, H, W) in [-1, 1] to latents as the U-Net sees them, (B, C, H/f, W/f). Fails unless f,
@@ -170,21 +171,18 @@ impl AutoencoderTiny {
 #[derive(Debug)]
 pub struct TinyDecoder {
     layers: Sequence,
-    /// That it computes in.
-    dtype: DType,
 }
 
 impl TinyDecoder {
     /// Reads the parameters `decoder.layers.*`. `config` must have passed [`TinyConfig::check`].
     pub fn new(config: &TinyConfig, vb: &VarBuilder) -> Result<Self> {
-        Ok(Self { layers: Sequence::decoder(config, &vb.pp("decoder.layers"))?, dtype: vb.dtype() })
+        Ok(Self { layers: Sequence::decoder(config, &vb.pp("decoder.layers"))? })
     }
 
     /// Latents as the U-Net sees them, (B, C, h, w), to pictures (B, 3, f h, f w), about [-1, 1], not clipped.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let x = ((latents.to_dtype(self.dtype)? / MAGNITUDE)?.tanh()? * MAGNITUDE)?;
-        let pictures = to_channels_first(&self.layers.forward(to_channels_last(&x)?)?.affine(2.0, -1.0)?)?;
-        Ok(pictures.to_dtype(latents.dtype())?)
+        let x = ((latents / MAGNITUDE)?.tanh()? * MAGNITUDE)?;
+        to_channels_first(&self.layers.forward(to_channels_last(&x)?)?.affine(2.0, -1.0)?)
     }
 }
 
@@ -197,44 +195,39 @@ enum Layer {
     Conv(Conv2d),
     Relu,
     Block(Block),
-    /// Twice the resolution by repetition, which has a number of its own, then a convolution.
-    Enlarge(Conv2d),
+    /// Twice the height and width, which the convolution that follows does itself.
+    Upsample,
+    Enlarged(Conv2d),
 }
 
 impl Sequence {
     fn encoder(c: &TinyConfig, vb: &VarBuilder) -> Result<Self> {
-        let (width, mut sequence, mut numbered) = (c.encoder_block_out_channels[0], Vec::new(), numbered(vb));
+        let (mut layers, width) = (Vec::new(), c.encoder_block_out_channels[0]);
         for (level, &blocks) in c.num_encoder_blocks.iter().enumerate() {
-            sequence.push(Layer::Conv(match level {
-                0 => Conv2d::same3x3(c.in_channels, width, &numbered())?,
-                _ => Conv2d::without_bias(width, width, 3, 2, Padding::same(1), &numbered())?,
+            let vb_here = vb.pp(layers.len());
+            layers.push(Layer::Conv(match level {
+                0 => Conv2d::same3x3(c.in_channels, width, &vb_here)?,
+                _ => Conv2d::without_bias(width, width, 3, 2, Padding::same(1), &vb_here)?,
             }));
-            for _ in 0..blocks {
-                sequence.push(Layer::Block(Block::new(width, &numbered())?));
-            }
+            Block::push(blocks, width, &mut layers, vb)?;
         }
-        sequence.push(Layer::Conv(Conv2d::same3x3(width, c.latent_channels, &numbered())?));
-        Ok(Self(sequence))
+        layers.push(Layer::Conv(Conv2d::same3x3(width, c.latent_channels, &vb.pp(layers.len()))?));
+        Ok(Self(layers))
     }
 
     fn decoder(c: &TinyConfig, vb: &VarBuilder) -> Result<Self> {
-        let (width, finest, mut numbered) =
-            (c.decoder_block_out_channels[0], c.num_decoder_blocks.len() - 1, numbered(vb));
-        let mut sequence = vec![Layer::Conv(Conv2d::same3x3(c.latent_channels, width, &numbered())?)];
-        numbered();
-        sequence.push(Layer::Relu);
+        let (width, finest) = (c.decoder_block_out_channels[0], c.num_decoder_blocks.len() - 1);
+        let mut layers = vec![Layer::Conv(Conv2d::same3x3(c.latent_channels, width, &vb.pp(0))?), Layer::Relu];
         for (level, &blocks) in c.num_decoder_blocks.iter().enumerate() {
-            for _ in 0..blocks {
-                sequence.push(Layer::Block(Block::new(width, &numbered())?));
-            }
+            Block::push(blocks, width, &mut layers, vb)?;
             if level < finest {
-                numbered();
-                let conv = Conv2d::without_bias(width, width, 3, 1, Padding::same(1), &numbered())?;
-                sequence.push(Layer::Enlarge(conv));
+                layers.push(Layer::Upsample);
+                let conv = Conv2d::without_bias(width, width, 3, 1, Padding::same(1), &vb.pp(layers.len()))?;
+                layers.push(Layer::Enlarged(conv));
             }
         }
-        sequence.push(Layer::Conv(Conv2d::same3x3(width, c.out_channels, &numbered())?));
-        Ok(Self(sequence))
+        layers.push(Layer::Conv(Conv2d::same3x3(width, c.out_channels, &vb.pp(layers.len()))?));
+        Ok(Self(layers))
     }
 
     /// (B, H, W, C) -> (B, H', W', C').
@@ -243,15 +236,10 @@ impl Sequence {
             Layer::Conv(conv) => conv.forward(&x),
             Layer::Relu => Ok(x.relu()?),
             Layer::Block(block) => block.forward(&x),
-            Layer::Enlarge(conv) => conv.forward_enlarged(&x, (2 * x.dim(1)?, 2 * x.dim(2)?)),
+            Layer::Upsample => Ok(x),
+            Layer::Enlarged(conv) => conv.forward_enlarged(&x, (2 * x.dim(1)?, 2 * x.dim(2)?)),
         })
     }
-}
-
-/// Gives each layer, one after the other, the variables under its number; layers without any have one, too.
-fn numbered<'a>(vb: &'a VarBuilder<'a>) -> impl FnMut() -> VarBuilder<'a> {
-    let mut numbers = 0..;
-    move || vb.pp(numbers.next().unwrap_or(usize::MAX))
 }
 
 /// relu(x + conv(relu(conv(relu(conv(x)))))).
@@ -262,6 +250,14 @@ impl Block {
     fn new(width: usize, vb: &VarBuilder) -> Result<Self> {
         let conv = |i: usize| Conv2d::same3x3(width, width, &vb.pp("conv").pp(i));
         Ok(Self([conv(0)?, conv(2)?, conv(4)?]))
+    }
+
+    /// Puts `count` blocks after `layers`, under their numbers there.
+    fn push(count: usize, width: usize, layers: &mut Vec<Layer>, vb: &VarBuilder) -> Result<()> {
+        for _ in 0..count {
+            layers.push(Layer::Block(Self::new(width, &vb.pp(layers.len()))?));
+        }
+        Ok(())
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -1,13 +1,12 @@
 //! A tiny decoder for the latents of a model that has a large one: found by its name, beside the model or among the models.
 
-use super::Precision;
 use super::file::read_json;
 use super::find::places;
 use super::weights::{Hash, Part, Weights};
 use crate::model::codec::CodecConfig;
 use crate::model::taesd::{TinyConfig, TinyDecoder};
 use crate::{Error, Result};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use std::path::{Path, PathBuf};
 
 /// What the decoder's tensors are called in a file of its own, which counts the clamp before them as layer 0.
@@ -26,7 +25,7 @@ pub struct Companion {
 impl Companion {
     /// Reads a folder as diffusers writes it, or a file, in diffusers' names or the original ones. One that is there but
     /// cannot be used is an error that names its file: it would be missed without a word.
-    pub(super) fn load(path: &Path, codec: &CodecConfig, precision: Precision, device: &Device) -> Result<Self> {
+    pub(super) fn load(path: &Path, codec: &CodecConfig, device: &Device) -> Result<Self> {
         let (config, weights) = if path.is_dir() { folder(path)? } else { file(path)? };
         config.check().map_err(|message| Error::model(path, message))?;
         let (found, wanted) = ((config.latent_channels, config.factor()), (codec.latent_channels(), codec.factor()));
@@ -35,10 +34,14 @@ impl Companion {
             let message = format!("it decodes latents with {}, the model's have {}", told(found), told(wanted));
             return Err(Error::model(path, message));
         }
-        let decoder = weights.build(precision.of_codec(), device, |vb| TinyDecoder::new(&config, vb))?;
-        Ok(Self { decoder, hash: Hash::of([&weights]), bytes: weights.taken() })
+        // It is small enough to be kept, and computed, in full precision.
+        let decoder = weights.build(DType::F32.into(), device, |vb| TinyDecoder::new(&config, vb))?;
+        let bytes = weights.taken();
+        Ok(Self { decoder, hash: Hash::of(&[weights]), bytes })
     }
+}
 
+impl Companion {
     /// The first ten hexadecimal digits of a SHA-256 over its weights.
     pub fn hash(&self) -> &str {
         self.hash.get()

@@ -1,11 +1,10 @@
 //! ControlNets among the models: found by name in the folder `controlnets` of each place where models are kept, as a
 //! diffusers folder or as one file, in diffusers' names or in those of the program that trained the first of them.
 
-use super::Precision;
 use super::file::read_json;
 use super::find::{is_name, places};
-use super::single;
 use super::weights::{Hash, Weights};
+use super::{Precision, single};
 use crate::error::FieldError;
 use crate::model::controlnet::{ControlNet, ControlNetConfig};
 use crate::model::unet::UNetConfig;
@@ -90,17 +89,17 @@ impl ControlNets {
         opened.config.check().map_err(|message| unusable(Error::model(path, message)))
     }
 
-    /// Loads the net `name` in a precision. What [`ControlNets::check`] would say is an [`Error::Invalid`]; missing
+    /// Loads the net `name`. What [`ControlNets::check`] would say is an [`Error::Invalid`]; missing
     /// tensors and such are an [`Error::Model`].
-    pub fn load(&self, name: &str, device: &Device, precision: impl Into<Precision>) -> Result<LoadedControlNet> {
+    pub fn load(&self, name: &str, device: &Device, precision: Precision) -> Result<LoadedControlNet> {
         self.check("control", name).map_err(Error::invalid)?;
         let (Some(path), Some(base)) = (self.path(name), &self.base) else {
             return Err(Error::Server(format!("the ControlNet {name} has just gone")));
         };
         let Opened { config, weights } = Opened::read(&path, base)?;
-        let precision = precision.into().of_model(weights.stored());
+        let precision = precision.of_model(weights.stored());
         let network = weights.build(precision, device, |vb| ControlNet::new(&config, vb))?;
-        Ok(LoadedControlNet { network, hash: Hash::of([&weights]) })
+        Ok(LoadedControlNet { network, hash: Hash::of(&[weights]) })
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {

@@ -3,8 +3,7 @@
 
 use super::file::read_json;
 use super::kept::Kept;
-use super::weights::{Hash, Weights};
-use super::Precision;
+use super::weights::{self, Weights};
 use crate::error::FieldError;
 use crate::model::clip_vision::{ClipVisionConfig, ClipVisionModel};
 use crate::model::ip_adapter::{IpAdapter, IpAdapterSizes, ProjectionSizes, ResamplerSizes};

@@ -35,7 +35,7 @@ use crate::diffusion::denoiser::Prediction;
 use crate::diffusion::schedule::NoiseSchedule;
 use candle_core::{Device, Tensor};
 use parts::{Parts, TextParts};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A loaded model: everything that the pipeline joins. A clone shares all of it.
@@ -77,8 +77,7 @@ impl Model {
     fn build(
         name: String,
         parts: Parts,
-        layout: Arc<Layout>,
-        companion: Option<&Path>,
+        (layout, companion): (Arc<Layout>, Option<PathBuf>),
         device: &Device,
         precision: Precision,
     ) -> Result<Self> {
@@ -94,11 +93,10 @@ impl Model {
             bases.push(base);
         }
         let (unet, base) = unet.1.build_kept(precision, device, |vb| UNet2DConditionModel::new(&unet.0, vb))?;
-        let companion = companion.map(|path| Companion::load(path, &codec.0, precision, device)).transpose()?;
+        let companion = companion.map(|path| Companion::load(&path, &codec.0, device).map(Arc::new)).transpose()?;
         let codec = codec.1.build(precision.of_codec(), device, |vb| Codec::new(&codec.0, vb))?;
         let adaptable = Arc::new(Adaptable { layout, bases: Bases { text: bases, unet: base }, configs });
-        let bytes = all.iter().map(Weights::taken).chain(companion.iter().map(|c| c.bytes)).sum();
-        let companion = companion.map(Arc::new);
+        let bytes = all.iter().map(Weights::taken).chain(companion.iter().map(|companion| companion.bytes)).sum();
         let (text, unet, codec) = (encoders, Arc::new(unet), Arc::new(codec));
         Ok(Self {
             name,

@@ -13,9 +13,9 @@ use std::sync::Arc;
 pub struct Opened {
     path: PathBuf,
     parts: Parts,
+    layout: Arc<Layout>,
     /// Where a tiny decoder for its latents is.
     companion: Option<PathBuf>,
-    layout: Arc<Layout>,
 }
 
 impl Opened {
@@ -24,7 +24,7 @@ impl Opened {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
         let layout = Arc::new(Layout::new(parts.text.iter().map(|text| &text.weights), &parts.unet.1));
         let companion = companion::find(path, &parts.codec.0);
-        Ok(Self { path: path.to_owned(), parts, companion, layout })
+        Ok(Self { path: path.to_owned(), parts, layout, companion })
     }
 
     /// Where it is.
@@ -100,6 +100,6 @@ impl Opened {
 
     /// Builds the networks.
     pub fn load(self, device: &Device, precision: impl Into<Precision>) -> Result<Model> {
-        Model::build(name(&self.path), self.parts, self.layout, self.companion.as_deref(), device, precision.into())
+        Model::build(name(&self.path), self.parts, (self.layout, self.companion), device, precision.into())
     }
 }

@@ -62,7 +62,7 @@ impl Residuals {
             return Err(candle_core::Error::Msg(message).into());
         }
         for (skip, residual) in skips.iter_mut().zip(&self.skips) {
-            *skip = (&*skip + residual.to_dtype(skip.dtype())?)?;
+            *skip = (&*skip + residual)?;
         }
         Ok(())
     }
@@ -134,7 +134,7 @@ impl UNet2DConditionModel {
         let (mut x, mut skips) = self.trunk.forward(x, None, blocks)?;
         if let Some(residuals) = &given.residuals {
             residuals.add_to(&mut skips)?;
-            x = (&x + residuals.middle.to_dtype(x.dtype())?)?;
+            x = (x + &residuals.middle)?;
         }
         for block in &self.up_blocks {
             x = block.forward(x, blocks, &mut skips)?;

@@ -28,7 +28,7 @@ fn outputs(model: &Model) -> Outputs {
         sizes: Tensor::new(&[[48f32, 64.0, 0.0, 0.0, 48.0, 64.0]], &Device::Cpu).unwrap(),
     });
     let context = input("input.context", &[1, 5, config.cross_attention_dim]);
-    let given = Conditioning { context, added, guidance: None, residuals: None };
+    let given = Conditioning { added, ..Conditioning::text(&context) };
     let time = Tensor::new(&[250f32], &Device::Cpu).unwrap();
     let drawn = model.unet.forward(&input("input.x", &[1, 4, 6, 8]), &time, &given).unwrap();
     Outputs { text, unet: numbers(&drawn) }

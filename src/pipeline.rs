@@ -10,6 +10,7 @@ mod controls;
 mod notices;
 mod progress;
 mod receipt;
+mod recent;
 mod text;
 mod told;
 
@@ -29,7 +30,7 @@ use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
-use controls::{Controls, Nets};
+use controls::Nets;
 use notices::Words;
 use std::path::Path;
 use text::{Text, TextStates};
@@ -41,7 +42,6 @@ pub struct Pipeline {
     facts: Facts,
     words: Option<Words>,
     nets: Nets,
-    precision: Precision,
     device: Device,
 }
 
@@ -62,6 +62,7 @@ pub fn facts(model: &Opened) -> Facts {
         times: model.times(),
         tiny_decoder: model.has_tiny_decoder(),
         controlnets: model.controlnets(),
+        ip_adapters: model.ip_adapters(),
     }
 }
 
@@ -97,7 +98,8 @@ impl Pipeline {
     pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let (facts, words) = (facts(&opened), Words::read(opened.path())?);
         let (device, precision) = (device.clone(), precision.into());
-        Ok(Self { model: opened.load(&device, precision)?, facts, words, nets: Nets::default(), device, precision })
+        let nets = Nets::new(&device, precision);
+        Ok(Self { model: opened.load(&device, precision)?, facts, words, nets, device })
     }
 
     /// What a plan has to know of this model.
@@ -122,12 +124,12 @@ impl Pipeline {
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
         let text = self.text(plan, sigmas.len() - 1);
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
-        let controls = Controls::load(&self.nets, &self.facts.controlnets, plan, &self.device, self.precision)?;
+        let guides = self.nets.guides(plan, &self.facts, sigmas.len() - 1, self.model.unet.dtype())?;
         let told = Told::new(&self.model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
-        let told = told.with(controls.clone(), sigmas.len() - 1);
+        let told = told.with(guides.clone());
         let draw = |k| {
             let pixels = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
-            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model, controls.receipts()) })
+            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model, &guides) })
         };
         (0..plan.count).map(draw).collect()
     }

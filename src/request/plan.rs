@@ -9,7 +9,7 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{Error, Result};
 use crate::image::{Mask, RgbImage};
-use crate::model::checkpoint::ControlNets;
+use crate::model::checkpoint::{ControlNets, IpAdapters};
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
 
@@ -55,6 +55,8 @@ pub struct Facts {
     pub tiny_decoder: bool,
     /// The ControlNets that can be asked for.
     pub controlnets: ControlNets,
+    /// The IP-Adapters that can be asked for.
+    pub ip_adapters: IpAdapters,
 }
 
 impl Facts {
@@ -74,6 +76,7 @@ impl Facts {
             times: 1000,
             tiny_decoder: false,
             controlnets: ControlNets::default(),
+            ip_adapters: IpAdapters::default(),
         }
     }
 
@@ -138,6 +141,8 @@ pub struct Plan {
     pub decoder: Decoder,
     /// What it is drawn along.
     pub controls: Vec<Control>,
+    /// A picture as a prompt, as it was sent.
+    pub image_prompt: Option<Control>,
     /// The name of the model that this is for.
     pub model: String,
 }
@@ -178,6 +183,7 @@ impl Plan {
             decoder: Some(self.decoder.name().to_owned()),
             control,
             control_preprocessor,
+            ip_adapter: self.image_prompt.as_ref().map(|prompt| prompt.setting.to_string()),
             model: Some(self.model.clone()),
             ..repaint
         }

@@ -35,6 +35,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(pictures::inspect))
         .routes(routes!(pictures::replay))
         .routes(routes!(lists::controlnets))
+        .routes(routes!(lists::ip_adapters))
         .routes(routes!(models::list))
         .routes(routes!(models::load))
         .routes(routes!(models::unload))

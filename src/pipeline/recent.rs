@@ -1,0 +1,39 @@
+//! Networks that some requests ask for beside the model: those that were used last stay in memory.
+
+use crate::Result;
+use crate::model::checkpoint::Version;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The last networks of one kind.
+#[derive(Debug)]
+pub(super) struct Recent<T> {
+    most: usize,
+    /// Latest first.
+    used: Mutex<Vec<(Version, Arc<T>)>>,
+}
+
+impl<T> Recent<T> {
+    /// At most `most` of them.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, used: Mutex::default() }
+    }
+
+    /// The one of this version, from `load` if it is not here. Two threads may load the same one; both use their own.
+    pub(super) fn get(&self, version: &Version, load: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        let known = self.lock().iter().find(|(other, _)| other == version).map(|(_, network)| network.clone());
+        let network = match known {
+            Some(network) => network,
+            None => Arc::new(load()?),
+        };
+        let mut used = self.lock();
+        used.retain(|(other, _)| other != version);
+        used.insert(0, (version.clone(), network.clone()));
+        used.truncate(self.most);
+        Ok(network)
+    }
+
+    /// Consistent between statements, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, Vec<(Version, Arc<T>)>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -4,6 +4,7 @@
 //! a matrix product are ordered by its shape, so pictures drawn in a larger batch would differ in their last bits from
 //! the same pictures drawn alone.
 
+mod adapted;
 mod canvas;
 mod chunks;
 mod controls;
@@ -13,11 +14,12 @@ mod receipt;
 mod recent;
 mod text;
 mod told;
+mod vocabulary;
 
 pub use notices::Notice;
 pub use progress::{Estimate, Progress};
-pub use receipt::{Controlled, Receipt};
-pub use text::TokenCount;
+pub use receipt::{Controlled, EmbeddingReceipt, LoraReceipt, Receipt};
+pub use text::{TokenCount, count_tokens};
 
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
@@ -28,6 +30,7 @@ use crate::image::{self, RgbImage};
 use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
+use adapted::Adapted;
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
 use controls::Nets;
@@ -35,6 +38,7 @@ use notices::Words;
 use std::path::Path;
 use text::{Text, TextStates};
 use told::Told;
+use vocabulary::Added;
 
 /// A model in memory, ready to draw.
 pub struct Pipeline {
@@ -43,6 +47,8 @@ pub struct Pipeline {
     words: Option<Words>,
     nets: Nets,
     device: Device,
+    /// The model with the adapters of the last plan that had any.
+    adapted: Adapted,
 }
 
 /// What a plan has to know of a model.
@@ -63,6 +69,7 @@ pub fn facts(model: &Opened) -> Facts {
         tiny_decoder: model.has_tiny_decoder(),
         controlnets: model.controlnets(),
         ip_adapters: model.ip_adapters(),
+        adapters: model.adapters(),
     }
 }
 
@@ -99,7 +106,16 @@ impl Pipeline {
         let (facts, words) = (facts(&opened), Words::read(opened.path())?);
         let (device, precision) = (device.clone(), precision.into());
         let nets = Nets::new(&device, precision);
-        Ok(Self { model: opened.load(&device, precision)?, facts, words, nets, device })
+        let (model, adapted) = (opened.load(&device, precision)?, Adapted::default());
+        Ok(Self { model, facts, words, nets, device, adapted })
+    }
+
+    /// Offers an adapter that lies anywhere, by the name of its file, which is returned; none for a name that no prompt
+    /// can have.
+    pub fn offer_lora(&mut self, path: &Path) -> Option<String> {
+        let (adapters, name) = self.facts.adapters.clone().with_file(path)?;
+        self.facts.adapters = adapters;
+        Some(name)
     }
 
     /// What a plan has to know of this model.
@@ -107,9 +123,9 @@ impl Pipeline {
         self.facts.clone()
     }
 
-    /// Bytes that its weights take in memory.
+    /// Bytes that its weights take in memory, with those of the ControlNets that were used with it lately.
     pub fn bytes(&self) -> u64 {
-        self.model.bytes
+        self.model.bytes + self.nets.bytes()
     }
 
     /// The model's name and the hash of its weights.
@@ -122,16 +138,22 @@ impl Pipeline {
         let known = self.known(plan)?;
         let ladder = plan.schedule.sigmas(&self.model.schedule, plan.steps)?;
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
-        let text = self.text(plan, sigmas.len() - 1);
+        let (model, added) = (self.adapted.model(&self.model, &plan.loras)?, self.added(plan)?);
+        let text = Text::new(&model, plan, &added, sigmas.len() - 1)?;
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
-        let guides = self.nets.guides(plan, &self.facts, sigmas.len() - 1, self.model.unet.dtype())?;
-        let told = Told::new(&self.model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
+        let guides = self.nets.guides(plan, &self.facts, sigmas.len() - 1, model.unet.dtype())?;
+        let told = Told::new(&model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
         let told = told.with(guides.clone());
         let draw = |k| {
             let pixels = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
-            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model, &guides) })
+            let receipt = Receipt::new(plan, plan.seed_of(k), &model, &added, &guides);
+            Ok(Picture { pixels, receipt })
         };
         (0..plan.count).map(draw).collect()
+    }
+
+    fn added(&self, plan: &Plan) -> Result<Added> {
+        Added::open(&plan.embeddings, &self.facts.adapters)
     }
 
     /// Things a person should know about what a plan draws, although nothing is wrong with it.
@@ -193,7 +215,8 @@ impl Pipeline {
         let seeds: Vec<u64> = (0..2 * batch).map(|k| plan.seed_of(k)).collect();
         let shape = Shape::from([&[2 * batch], &self.latent_shape(plan).dims()[1..]].concat());
         let latents = SeededNoise::new(plan.noise, &seeds).normal(&shape, DType::F32, &self.device)?;
-        let states = self.text(plan, plan.steps).at(0)?;
+        let added = self.added(plan)?;
+        let states = Text::new(&self.model, plan, &added, plan.steps)?.at(0)?;
         let rows: Vec<_> = (0..batch).flat_map(|_| [&states.negative, &states.prompts[0].1]).collect();
         let told = Told::new(&self.model, plan, None, None, &self.device)?;
         let given = told.given(&TextStates::stacked(&rows)?)?;

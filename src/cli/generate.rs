@@ -80,6 +80,12 @@ pub(super) struct Args {
     /// Borders to add to the picture and to paint, in pixels
     #[arg(long, value_name = "LEFT,TOP,RIGHT,BOTTOM", allow_hyphen_values = true)]
     extend: Option<String>,
+    /// A LoRA with its strength, name:0.8, by its name or its file; can be given several times
+    #[arg(long, value_name = "NAME|FILE[:STRENGTH]")]
+    lora: Vec<String>,
+    /// LoRAs by name: name:0.8, other:0.5
+    #[arg(long, value_name = "LIST")]
+    loras: Option<String>,
     /// Noise generator: philox or torch-cpu [default: philox]
     #[arg(long, value_name = "NAME")]
     noise: Option<String>,
@@ -112,7 +118,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let began = Instant::now();
     let request = request(args)?;
     check_output(&args.output)?;
-    let pipeline = args.model.load()?;
+    let mut pipeline = args.model.load()?;
+    let loras = args.lora.iter().map(|lora| named(&mut pipeline, lora)).collect::<Result<Vec<_>>>()?;
+    let request = GenerateRequest { loras: joined(request.loras.as_deref(), loras), ..request };
     let plan = Plan::new(&request, &pipeline.facts())?;
     let loaded = began.elapsed();
     let pictures = draw(&pipeline, &plan)?;
@@ -146,6 +154,7 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         only_masked_padding: args.only_masked_padding.clone(),
         extend: args.extend.clone(),
         noise: args.noise.clone(),
+        loras: args.loras.clone(),
         decoder: args.decoder.clone(),
         control: args.control.clone(),
         control_preprocessor: args.control_preprocessor.clone(),
@@ -171,6 +180,27 @@ fn files(args: &Args) -> Result<Vec<(&'static str, &PathBuf)>> {
     let masks = args.mask.iter().map(|path| ("mask", path));
     let prompts = args.ip_adapter_image.iter().map(|path| ("ip_adapter_image", path));
     Ok(pictures.chain(masks).chain(prompts).chain(fields.zip(&args.control_image)).collect())
+}
+
+/// `--lora` as an entry of the field `loras`: an adapter's file is offered by its name.
+fn named(pipeline: &mut Pipeline, lora: &str) -> Result<String> {
+    let (file, strength) = match lora.rsplit_once(':') {
+        Some((file, strength)) if !Path::new(lora).exists() => (file, Some(strength)),
+        _ => (lora, None),
+    };
+    let path = Path::new(file);
+    let is_file = path.is_file() || path.join("adapter_model.safetensors").is_file();
+    let name = if is_file { pipeline.offer_lora(path) } else { Some(file.to_owned()) };
+    let Some(name) = name else {
+        let message = format!("{} has a name that no prompt can have; give it another", path.display());
+        return Err(Error::invalid(FieldError::new("lora", "unusable_name", message)));
+    };
+    Ok(strength.map_or(name.clone(), |strength| format!("{name}:{strength}")))
+}
+
+fn joined(listed: Option<&str>, loras: Vec<String>) -> Option<String> {
+    let all: Vec<String> = listed.map(str::to_owned).into_iter().chain(loras).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// The bytes of a picture file; refuses what is no regular file before it can block on it.

@@ -96,7 +96,7 @@ struct Control {
 pub enum Work {
     /// To draw these jobs, at least one: all of the same size and model.
     Draw(Vec<Claim>),
-    /// To bring this model into memory.
+    /// To bring this model into memory, and then to [forget](Jobs::forget_load) that somebody wishes it.
     Load(String),
 }
 
@@ -307,7 +307,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Takes back a wish to load a model. False when there is none.
+    /// Takes back a wish to load a model, or forgets one that was fulfilled. False when there is none.
     pub fn forget_load(&self, model: &str) -> bool {
         let mut desk = self.desk();
         let before = desk.loads.len();
@@ -315,7 +315,7 @@ impl Jobs {
         desk.loads.len() < before
     }
 
-    /// The models that are to be loaded, the next one first.
+    /// The models that are to be or are being loaded, the next one first.
     pub fn loads(&self) -> Vec<String> {
         self.desk().loads.iter().map(|(model, _)| model.clone()).collect()
     }
@@ -357,11 +357,10 @@ impl Jobs {
         if !desk.open {
             return Ok(Taken::Closed);
         }
-        if let Some((_, after)) = desk.loads.front()
+        if let Some((model, after)) = desk.loads.front()
             && self.shared.store.next_number()?.is_none_or(|next| next > *after)
-            && let Some((model, _)) = desk.loads.pop_front()
         {
-            return Ok(Taken::Load(model));
+            return Ok(Taken::Load(model.clone()));
         }
         let claimed = self.shared.store.claim(self.shared.limits.batch, BATCH_PIXELS)?;
         if claimed.is_empty() {

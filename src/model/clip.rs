@@ -136,7 +136,29 @@ impl ClipTextModel {
 
     /// Token ids (B, T), u32, to the states before the last `skip` layers, (B, T, C), without the final norm.
     pub fn hidden(&self, ids: &Tensor, skip: usize) -> Result<Tensor> {
-        Self::run(&self.layers[..self.depth().saturating_sub(skip)], self.embed(ids)?)
+        self.hidden_of(&self.token_embedding.forward(ids)?, skip)
+    }
+
+    /// Vectors of tokens, (B, T, C), to the same.
+    pub fn hidden_of(&self, tokens: &Tensor, skip: usize) -> Result<Tensor> {
+        Self::run(&self.layers[..self.depth().saturating_sub(skip)], self.placed(tokens)?)
+    }
+
+    /// How many tokens there are.
+    pub fn vocabulary_size(&self) -> usize {
+        self.token_embedding.weight().dims()[0]
+    }
+
+    /// The vectors of tokens, (1, T, C). Ids from [`Self::vocabulary_size`] on are the rows of `added`, (n, C).
+    pub fn tokens(&self, ids: &[u32], added: &Tensor) -> Result<Tensor> {
+        let known = self.vocabulary_size() as u32;
+        let (count, device) = (ids.len(), self.device());
+        let own: Vec<u32> = ids.iter().map(|&id| if id < known { id } else { 0 }).collect();
+        let own = self.token_embedding.forward(&Tensor::from_vec(own, (1, count), device)?)?.squeeze(0)?;
+        let all = Tensor::cat(&[&own, &added.to_dtype(own.dtype())?], 0)?;
+        let place = |(i, &id): (usize, &u32)| if id < known { i as u32 } else { count as u32 + id - known };
+        let places: Vec<u32> = ids.iter().enumerate().map(place).collect();
+        Ok(all.index_select(&Tensor::from_vec(places, count, device)?, 0)?.unsqueeze(0)?)
     }
 
     /// What the last `skip` layers make of [`Self::hidden`], as one vector per text: the state of the end token, at
@@ -159,13 +181,14 @@ impl ClipTextModel {
         layers.iter().try_fold(x, |x, layer| layer.forward(&x))
     }
 
-    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        let (most, length) = (self.position_embedding.weight().dim(0)?, ids.dim(1)?);
+    /// Vectors of tokens with those of their positions.
+    fn placed(&self, tokens: &Tensor) -> Result<Tensor> {
+        let (most, length) = (self.position_embedding.weight().dim(0)?, tokens.dim(1)?);
         if length > most {
             return Err(fault(&format!("{length} tokens, but only {most} positions")));
         }
         let positions = self.position_embedding.first(length)?;
-        Ok(self.token_embedding.forward(ids)?.broadcast_add(&positions)?)
+        Ok(tokens.broadcast_add(&positions)?)
     }
 }
 

@@ -52,6 +52,11 @@ impl Nets {
         Self { controlnets, ip_adapters, device: device.clone(), precision }
     }
 
+    /// Bytes that the weights of all of them take in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.controlnets.sum(|net| net.bytes) + self.ip_adapters.sum(|adapter| adapter.bytes)
+    }
+
     /// What guides `plan` through `steps` steps, as far as `facts` know it; `dtype` is the U-Net's.
     pub(super) fn guides(&self, plan: &Plan, facts: &Facts, steps: usize, dtype: DType) -> Result<Guides> {
         let controls = plan.controls.iter().map(|control| self.control(control, facts));

@@ -1,7 +1,7 @@
 //! What a person should know about a picture although nothing was wrong with the request.
 
 use crate::model::checkpoint::read_file;
-use crate::prompt::Prompt;
+use crate::prompt::{Piece, Prompt, pieces};
 use crate::request::{Facts, Plan};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -65,12 +65,11 @@ fn words(text: &str) -> impl Iterator<Item = String> {
 
 pub(super) fn of(plan: &Plan, facts: &Facts, known: Option<&Words>) -> Vec<Notice> {
     let mut notices = Vec::new();
-    if plan.prompt.is_empty() {
+    let prompt = Prompt::parse(&plan.prompt);
+    if prompt.is_empty() {
         notices.push(Notice::new("no_prompt", "There was no prompt, so the model drew what it liked."));
     }
-    // Without weights and step numbers, which are no words.
-    let prompt = Prompt::parse(&plan.prompt).texts().join(" ");
-    notices.extend(known.and_then(|known| unknown_words(&prompt, known)));
+    notices.extend(known.and_then(|known| unknown_words(&words_of(&prompt, plan), known)));
     let (width, height) = plan.drawn();
     if (width, height) != (facts.width, facts.height) {
         let message = format!(
@@ -80,6 +79,13 @@ pub(super) fn of(plan: &Plan, facts: &Facts, known: Option<&Words>) -> Vec<Notic
         notices.push(Notice::new("unusual_size", message));
     }
     notices
+}
+
+/// Without weights, step numbers and the names of embeddings, which are no words.
+fn words_of(prompt: &Prompt, plan: &Plan) -> String {
+    let names: Vec<&str> = plan.embeddings.iter().flat_map(|named| named.words.iter().map(String::as_str)).collect();
+    let text = |piece| if let Piece::Text(text) = piece { Some(text) } else { None };
+    prompt.texts().iter().flat_map(|part| pieces(part, &names)).filter_map(text).collect::<Vec<_>>().join(" ")
 }
 
 fn unknown_words(prompt: &str, known: &Words) -> Option<Notice> {

@@ -1,10 +1,12 @@
 //! What a picture was drawn with: as other programs write it, and as our own JSON.
 
 use super::controls::Guides;
+use super::vocabulary::Added;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::image::{self, Text};
+use crate::model::adapter::{Applied, Used};
 use crate::model::checkpoint::Model;
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
@@ -70,6 +72,34 @@ pub struct Receipt {
     /// How that part was fitted into the rest.
     #[serde(flatten)]
     pub repaint: Repaint,
+    /// The adapters that the prompt asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraReceipt>,
+    /// The embeddings that the prompts name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<EmbeddingReceipt>,
+}
+
+/// An adapter that a picture was drawn with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraReceipt {
+    /// Its name.
+    pub name: String,
+    /// How strongly it acted on the text encoders.
+    pub text: f64,
+    /// How strongly it acted on the U-Net.
+    pub unet: f64,
+    /// The first ten digits of its file's SHA-256.
+    pub hash: String,
+}
+
+/// An embedding that a picture was drawn with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EmbeddingReceipt {
+    /// Its name.
+    pub name: String,
+    /// The first ten digits of its file's SHA-256.
+    pub hash: String,
 }
 
 /// A ControlNet or an IP-Adapter that had a hand in a picture.
@@ -83,7 +113,8 @@ pub struct Controlled {
 }
 
 impl Receipt {
-    pub(super) fn new(plan: &Plan, seed: u64, model: &Model, guides: &Guides) -> Self {
+    /// `model` is the plan's with its adapters, and `added` are its embeddings.
+    pub(super) fn new(plan: &Plan, seed: u64, model: &Model, added: &Added, guides: &Guides) -> Self {
         let (strength, masked, repaint) = match &plan.start {
             Start::Noise => (None, false, Repaint::default()),
             Start::Picture { strength, mask, repaint, .. } => (Some(*strength), mask.is_some(), *repaint),
@@ -112,6 +143,8 @@ impl Receipt {
             strength,
             masked,
             repaint,
+            loras: model.adapters.iter().map(LoraReceipt::new).collect(),
+            embeddings: added.hashes().into_iter().map(|(name, hash)| EmbeddingReceipt { name, hash }).collect(),
         }
     }
 
@@ -218,6 +251,8 @@ impl Receipt {
         pairs.extend(nets.into_iter().zip(self.controls.iter().map(Controlled::parameters)));
         pairs.extend(self.ip_adapter.as_ref().map(|adapter| ("IP-Adapter", adapter.setting.to_string())));
         pairs.extend(self.repaint_settings());
+        pairs.extend(hashes("Lora hashes", self.loras.iter().map(|lora| (&lora.name, &lora.hash))));
+        pairs.extend(hashes("TI hashes", self.embeddings.iter().map(|embedding| (&embedding.name, &embedding.hash))));
         pairs.push(("Version", format!("limner {}", self.version)));
         pairs
     }
@@ -253,7 +288,22 @@ impl Controlled {
     }
 }
 
-/// A value with commas, colons or line breaks is written as a JSON string.
+impl LoraReceipt {
+    fn new(used: &Used) -> Self {
+        let Applied { name, text, unet, .. } = &used.applied;
+        Self { name: name.clone(), text: *text, unet: *unet, hash: used.hash().to_owned() }
+    }
+}
+
+/// `name: hash, other: hash`, where there are any.
+fn hashes<'a>(
+    key: &'static str,
+    all: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Option<(&'static str, String)> {
+    let all: Vec<String> = all.map(|(name, hash)| format!("{name}: {hash}")).collect();
+    (!all.is_empty()).then(|| (key, all.join(", ")))
+}
+
 /// A value with commas, colons, line breaks, quotes or blank ends is written as a JSON string.
 fn quoted(value: &str) -> String {
     if value.contains([',', ':', '\n', '"']) || value.trim() != value {
@@ -315,6 +365,8 @@ mod tests {
             strength: None,
             masked: false,
             repaint: Repaint::default(),
+            loras: Vec::new(),
+            embeddings: Vec::new(),
         };
         let settings = "Steps: 20, Sampler: DPM++ 2M, Schedule type: SGM Uniform, CFG scale: 7, \
                         Seed: 18446744073709551615, Size: 64x32, Model hash: 0123456789, Model: icons, RNG: NV, \
@@ -328,8 +380,13 @@ mod tests {
         assert!(!receipt.texts()[1].text.contains("extend"));
         let extend = [8, 0, 0, 0].into();
         receipt.repaint = Repaint { mask_feather: 4, only_masked: true, only_masked_padding: 9, extend };
+        receipt.embeddings = vec![EmbeddingReceipt { name: "neg".into(), hash: "abc".into() }];
+        let lora = |name: &str, hash: &str| LoraReceipt { name: name.into(), text: 0.5, unet: 1.0, hash: hash.into() };
+        receipt.loras = vec![lora("a", "0123456789"), lora("b (v2)", "ff")];
         let text = receipt.parameters();
-        let part = "Mask blur: 4, Inpaint area: Only masked, Masked area padding: 9, Extend: \"8,0,0,0\", Version";
+        let hashes = r#"Lora hashes: "a: 0123456789, b (v2): ff", TI hashes: "neg: abc", Version"#;
+        assert!(text.contains(hashes), "{text}");
+        let part = "Mask blur: 4, Inpaint area: Only masked, Masked area padding: 9, Extend: \"8,0,0,0\", Lora";
         assert!(text.contains(part), "{text}");
         assert_eq!(serde_json::from_str::<Receipt>(&receipt.texts()[1].text).unwrap(), receipt);
     }

@@ -32,6 +32,11 @@ impl<T> Recent<T> {
         Ok(network)
     }
 
+    /// Some number of each of them, added up.
+    pub(super) fn sum(&self, of: impl Fn(&T) -> u64) -> u64 {
+        self.lock().iter().map(|(_, network)| of(network)).sum()
+    }
+
     /// Consistent between statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, Vec<(Version, Arc<T>)>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)

@@ -38,9 +38,14 @@ impl Checker {
         let count = self.count("count", &request.count, 1, MAX_COUNT);
         let repaint = self.repaint(request, facts);
         let (width, height) = self.size(request, facts, count, &repaint);
+        let prompt = self.prompt(request);
+        let (prompt, loras) = self.loras(request, prompt, facts);
+        let negative_prompt = self.text("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default());
         Plan {
-            prompt: self.prompt(request),
-            negative_prompt: self.text("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
+            embeddings: self.embeddings(&prompt, &negative_prompt, facts),
+            loras,
+            prompt,
+            negative_prompt,
             steps: self.count("steps", &request.steps, facts.steps.clamp(1, facts.max_steps()), facts.max_steps()),
             guidance: self.or_default("guidance", &request.guidance, facts.guidance, |f, t| real(f, t, GUIDANCE)),
             guidance_rescale: self

@@ -84,14 +84,16 @@ pub enum Preprocessor {
 }
 
 impl Preprocessor {
-    fn apply(self, picture: RgbImage) -> RgbImage {
+    /// The picture that a net would see.
+    pub fn apply(self, picture: RgbImage) -> RgbImage {
         match self {
             Self::None => picture,
             Self::Canny { low, high } => canny(&picture, low, high),
         }
     }
 
-    fn read(field: &str, typed: &str) -> Result<Self, FieldError> {
+    /// What was typed, of which "" is none. `field` is named in errors.
+    pub fn read(field: &str, typed: &str) -> Result<Self, FieldError> {
         let slope = |typed| whole(field, typed, 0..=STEEPEST).map(|slope| slope as u32);
         match typed.split(':').map(str::trim).collect::<Vec<_>>()[..] {
             ["" | "none"] => Ok(Self::None),

@@ -4,6 +4,7 @@
 //! [`Plan::new`] reads them, so that "7,5", `1e999` and a missing field get the same answer at every door, and so that
 //! all wrong fields are reported together.
 
+mod adapters;
 mod axes;
 mod check;
 pub(crate) mod control;
@@ -20,7 +21,9 @@ pub(crate) use check::check_prompt;
 pub use control::{Control, ControlSetting, MAX_CONTROLS, Preprocessor};
 pub use fields::{FIELDS, FILES, GenerateRequest, Kind};
 pub use parameters::{Parameters, from_parameters};
-pub use plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start};
+pub use plan::{
+    Facts, MAX_COUNT, MAX_LORAS, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start,
+};
 pub use repaint::Repaint;
 
 impl GenerateRequest {
@@ -55,7 +58,7 @@ impl GenerateRequest {
 }
 
 /// What other programs call our fields.
-const ELSEWHERE: [(&str, &str); 22] = [
+const ELSEWHERE: [(&str, &str); 23] = [
     ("cfg", "guidance"),
     ("cfg_scale", "guidance"),
     ("guidance_scale", "guidance"),
@@ -77,6 +80,7 @@ const ELSEWHERE: [(&str, &str); 22] = [
     ("controlnet_conditioning_scale", "control"),
     ("control_guidance_end", "control"),
     ("checkpoint", "model"),
+    ("lora", "loras"),
     ("sd_model_checkpoint", "model"),
 ];
 

@@ -28,8 +28,8 @@ pub struct Parameters {
 
 /// Fewer settings than this make the last line a part of the prompt, as other readers have it.
 const FEWEST: usize = 3;
-/// Which files and program drew a picture: not settings that could be ignored.
-const ORIGIN: [&str; 4] = ["Model hash", "VAE", "VAE hash", "Version"];
+/// Which files and program drew a picture: not settings that could be ignored. Adapters are named in the prompt.
+const ORIGIN: [&str; 6] = ["Model hash", "VAE", "VAE hash", "Lora hashes", "TI hashes", "Version"];
 
 /// Reads a `parameters` text; none where it has no line of settings. A setting that is not known or not possible here
 /// (another sampler, say) is listed, and its field stays empty.
@@ -177,7 +177,7 @@ fn noise(value: &str) -> Option<NoiseKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{Controlled, Receipt};
+    use crate::pipeline::{Controlled, EmbeddingReceipt, LoraReceipt, Receipt};
     use crate::request::{ControlSetting, Preprocessor, Repaint};
     use proptest::prelude::*;
     use proptest::{option, sample};
@@ -208,7 +208,7 @@ mod tests {
         ];
         assert_eq!(fields(text, &names), expected);
         assert_eq!(fields(text, &["strength", "noise", "clip_skip"]), ["0.6", "torch-cpu", "2"]);
-        assert_eq!(from_parameters(text).unwrap().ignored, ["Lora hashes: a: 1, b: 2"]);
+        assert_eq!(from_parameters(text).unwrap().ignored, [""; 0]);
     }
 
     #[test]
@@ -293,13 +293,18 @@ mod tests {
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
             tiny_decoder in option::of(Just("0123456789".to_owned())),
             (controls, ip_adapter) in (proptest::collection::vec(controls(), 0..4), option::of(controls())),
+            names in proptest::collection::vec("[a-z \"()\\\\é]{1,9}", 0..3),
         ) -> Receipt {
+            let hash = || "0123456789".to_owned();
+            let lora = |name: &String| LoraReceipt { name: name.clone(), text: 1.0, unet: 0.5, hash: hash() };
+            let embedding = |name: &String| EmbeddingReceipt { name: name.clone(), hash: hash() };
+            let (loras, embeddings) = (names.iter().map(lora).collect(), names.iter().map(embedding).collect());
             let (version, model_hash, masked) = ("0.1.0".to_owned(), "0123456789".to_owned(), strength.is_some());
             let repaint = if masked { repaint } else { Repaint::default() };
             Receipt {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
                 guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, ip_adapter, strength,
-                masked, repaint,
+                masked, repaint, loras, embeddings,
             }
         }
     }

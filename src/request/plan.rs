@@ -9,6 +9,7 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{Error, Result};
 use crate::image::{Mask, RgbImage};
+use crate::model::adapter::{Adapters, Applied, Inversion};
 use crate::model::checkpoint::{ControlNets, IpAdapters};
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
@@ -23,6 +24,8 @@ pub const MAX_SIDE: usize = 2048;
 pub const MAX_PIXELS: usize = 4 << 20;
 /// The most pixels of all finished pictures, where only a part of each is drawn: twice the largest picture that is read.
 pub const MAX_RESULT_PIXELS: usize = 2 * crate::image::MAX_INPUT_PIXELS as usize;
+/// The most adapters of one request.
+pub const MAX_LORAS: usize = 16;
 /// The most characters of a prompt.
 pub const MAX_PROMPT_CHARS: usize = 32_000;
 
@@ -57,6 +60,8 @@ pub struct Facts {
     pub controlnets: ControlNets,
     /// The IP-Adapters that can be asked for.
     pub ip_adapters: IpAdapters,
+    /// The adapters and embeddings that there are.
+    pub adapters: Adapters,
 }
 
 impl Facts {
@@ -77,6 +82,7 @@ impl Facts {
             tiny_decoder: false,
             controlnets: ControlNets::default(),
             ip_adapters: IpAdapters::default(),
+            adapters: Adapters::default(),
         }
     }
 
@@ -107,7 +113,7 @@ pub enum Start {
 /// A request that was checked, sized and given a seed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// What to draw; may be empty.
+    /// What to draw, adapters as tags among it; may be empty.
     pub prompt: String,
     /// What not to draw; may be empty.
     pub negative_prompt: String,
@@ -145,6 +151,10 @@ pub struct Plan {
     pub image_prompt: Option<Control>,
     /// The name of the model that this is for.
     pub model: String,
+    /// The adapters that the prompt asks for, each once.
+    pub loras: Vec<Applied>,
+    /// The embeddings that the prompts name.
+    pub embeddings: Vec<Inversion>,
 }
 
 impl Plan {

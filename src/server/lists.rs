@@ -5,11 +5,13 @@ use super::{App, Problem, blocking};
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::FieldError;
+use crate::library::Library;
 use crate::request::MAX_CONTROLS;
 use axum::Json;
 use axum::extract::{Query, State};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 /// The ControlNets among the models, and why some do not fit a model.
 #[utoipa::path(get, path = "/api/v1/controlnets", tag = "choices",
@@ -59,4 +61,23 @@ pub(super) async fn samplers() -> Json<Value> {
     responses((status = 200, description = "All of them, and the default", body = Object), Problems))]
 pub(super) async fn schedules() -> Json<Value> {
     Json(json!({ "schedules": Spacing::names(), "default": Spacing::default().name() }))
+}
+
+/// The LoRAs that a prompt or the field `loras` can name. Whether one fits a model is told when it is asked for.
+#[utoipa::path(get, path = "/api/v1/loras", tag = "choices",
+    responses((status = 200, description = "The names of all of them", body = Object), Problems))]
+pub(super) async fn loras(State(app): State<App>) -> Result<Json<Value>, Problem> {
+    Ok(Json(json!({ "loras": names(app, |library| library.adapters().loras()).await? })))
+}
+
+/// The embeddings (textual inversions) that a prompt can name.
+#[utoipa::path(get, path = "/api/v1/embeddings", tag = "choices",
+    responses((status = 200, description = "The names of all of them", body = Object), Problems))]
+pub(super) async fn embeddings(State(app): State<App>) -> Result<Json<Value>, Problem> {
+    Ok(Json(json!({ "embeddings": names(app, |library| library.adapters().embeddings()).await? })))
+}
+
+async fn names(app: App, of: fn(&Library) -> BTreeMap<String, PathBuf>) -> Result<Vec<String>, Problem> {
+    let inner = app.inner.clone();
+    Ok(blocking(move || Ok(of(&inner.library).into_keys().collect())).await?)
 }

@@ -131,7 +131,7 @@ def photograph(width, height):
 def middle(width, height):
     """White in the middle, on whole latents: where a latent is partly repainted, programs differ."""
     mask = Image.new("L", (width, height), 0)
-    mask.paste(255, (width // 16 * 4, height // 16 * 4, width // 16 * 12, height // 16 * 12))
+    mask.paste(255, (width // 32 * 8, height // 32 * 8, width // 32 * 24, height // 32 * 24))
     return mask
 
 

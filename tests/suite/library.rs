@@ -218,6 +218,19 @@ fn only_names_lead_to_models() {
     assert_eq!((library.facts("").unwrap().name, library.facts("a").unwrap().name), ("a".into(), "a".into()));
 }
 
+#[test]
+fn tokens_are_counted_by_each_models_own_vocabulary_in_memory_or_not() {
+    let place = place();
+    let library = library(&[place.path()], &place.path().join("a"), u64::MAX);
+    let before = ["a", "b"].map(|name| library.tokens(name, "red apple").unwrap());
+    assert!(library.loaded().is_empty() && before[0] != before[1], "{before:?}");
+    for (name, count) in ["a", "b"].into_iter().zip(&before) {
+        assert_eq!(library.lend(name, &mut || ()).unwrap().tokens("red apple").unwrap(), *count);
+        assert_eq!(library.tokens(name, "red apple").unwrap(), *count);
+    }
+    assert_eq!(refusal(library.tokens("b", &"x".repeat(40_000))).field, "prompt");
+}
+
 /// A server with the models of a place, `a` first.
 fn server(place: &TempDir) -> Router {
     let library = library(&[place.path()], &place.path().join("a"), u64::MAX);
@@ -380,8 +393,8 @@ async fn unknown_models_are_refused_at_every_door() {
     }
     let (_, problem) = of(&routes, with("POST", "/api/v1/jobs", r#"{"prompt":"x","model":"nothing"}"#)).await;
     assert_eq!(problem["errors"][0]["message"], "must be one of a, b, was \"nothing\"");
-    let (status, problem) = of(&routes, with("POST", "/api/v1/tokens", r#"{"prompt":"x","model":"b"}"#)).await;
-    assert_eq!((status.as_u16(), &problem["errors"][0]["code"]), (422, &json!("not_loaded")));
+    let (status, problem) = of(&routes, with("POST", "/api/v1/tokens", r#"{"prompt":"x","model":"z"}"#)).await;
+    assert_eq!((status.as_u16(), &problem["errors"][0]["code"]), (422, &json!("unknown_model")));
     // The form keeps what was chosen, and says beside it what is wrong.
     let answer = routes.clone().oneshot(form(&[("prompt", "x"), ("model", "no\"thing")], None)).await.unwrap();
     assert_eq!(answer.status().as_u16(), 422);
@@ -560,7 +573,10 @@ fn a_wish_to_load_a_model_overtakes_nobody() {
     let after = submit(&jobs, "a");
     let next = |jobs: &Jobs| match jobs.claim().unwrap() {
         Work::Draw(claims) => claims[0].id.to_string(),
-        Work::Load(model) => model,
+        Work::Load(model) => {
+            assert!(jobs.forget_load(&model));
+            model
+        }
     };
     let order: Vec<String> = (0..4).map(|_| next(&jobs)).collect();
     assert_eq!(order, [before[0].to_string(), before[1].to_string(), "b".to_owned(), after.to_string()]);

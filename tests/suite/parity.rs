@@ -91,7 +91,7 @@ fn parity_of_text_states() {
         let ids = case["ids"].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
         let read = |ids: &Vec<u32>| {
             let end = ids.iter().skip(1).position(|id| *id == 49407).unwrap() + 1;
-            encoder.read(ids, end, None).unwrap()
+            encoder.read(ids, end, None, None).unwrap()
         };
         let said: Vec<_> = ids.iter().map(read).collect();
         let rows = |rows: Vec<&Tensor>| Tensor::cat(&rows, 0).unwrap();

@@ -3,7 +3,7 @@
 use super::merge::changed;
 use super::{Adapter, Layout, Network};
 use crate::Result;
-use crate::model::checkpoint::{Base, Model};
+use crate::model::checkpoint::{Base, Hash, Model};
 use crate::model::clip::{ClipTextConfig, ClipTextModel};
 use crate::model::text_encoder::TextEncoder;
 use crate::model::unet::UNet2DConditionModel;
@@ -13,12 +13,29 @@ use std::sync::Arc;
 /// An adapter's file, and how strongly it acts: 1 is as it was trained, 0 not at all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
+    /// What it is called.
+    pub name: String,
     /// The file, or the folder as PEFT writes it.
     pub path: PathBuf,
     /// On the text encoders.
     pub text: f64,
     /// On the U-Net.
     pub unet: f64,
+}
+
+/// An adapter that a model was made with.
+#[derive(Debug, Clone)]
+pub struct Used {
+    /// As it was asked for.
+    pub applied: Applied,
+    hash: Arc<Hash>,
+}
+
+impl Used {
+    /// The first ten digits of the file's SHA-256. The first call may read it.
+    pub fn hash(&self) -> &str {
+        self.hash.get()
+    }
 }
 
 /// What a model keeps so that others can be made of it.
@@ -60,6 +77,9 @@ impl Model {
         for (i, encoder) in adapted.text.iter_mut().enumerate() {
             *encoder = self.encoder(i, encoder, &with(|applied| applied.text))?;
         }
+        let used =
+            files.iter().zip(adapters).map(|(file, applied)| Used { applied: applied.clone(), hash: file.hash() });
+        adapted.adapters = used.collect();
         adapted.unet = self.unet_with(&with(|applied| applied.unet))?;
         Ok(adapted)
     }

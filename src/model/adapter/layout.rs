@@ -7,7 +7,7 @@ use crate::model::checkpoint::Weights;
 use std::collections::HashMap;
 
 /// The parameters that adapters can change, as the model's files have them: some may be of layers that are never used.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::model) struct Layout {
     text: Vec<HashMap<String, Kernel>>,
     unet: HashMap<String, Kernel>,
@@ -19,6 +19,13 @@ impl Layout {
     pub(in crate::model) fn new<'a>(text: impl Iterator<Item = &'a Weights>, unet: &Weights) -> Self {
         let (text, unet): (Vec<_>, _) = (text.map(kernels).collect(), kernels(unet));
         Self { names: Names::new(&text, &unet), text, unet }
+    }
+
+    /// Channels of each text encoder's words; 0 where that cannot be told.
+    pub(super) fn text_widths(&self) -> Vec<usize> {
+        let names = ["", "text_model."].map(|prefix| format!("{prefix}embeddings.token_embedding.weight"));
+        let table = |kernels: &HashMap<String, Kernel>| names.iter().find_map(|name| kernels.get(name)).copied();
+        self.text.iter().map(|kernels| table(kernels).map_or(0, |table| table.inputs)).collect()
     }
 
     /// The layer that an adapter calls `name`.

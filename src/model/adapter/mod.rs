@@ -1,13 +1,16 @@
-//! Small files that change a model: LoRA, LoHa and LoKr, in the names of kohya's trainer, diffusers or PEFT.
+//! Small files that change a model: LoRA, LoHa and LoKr, in the names of kohya's trainer, diffusers or PEFT; and those
+//! that add words to it.
 //!
-//! An [`Adapter`] is a file bound to a model: every tensor of it has a role for a layer of the model, and the shape that
+//! An `Adapter` is a file bound to a model: every tensor of it has a role for a layer of the model, and the shape that
 //! goes with it, or the file is refused. Of some adapters and a model, [`crate::model::checkpoint::Model::adapted`] makes
 //! another model, which has the changed parameters as its own and shares all others with the first; that one is never
 //! written to.
 
 mod adapted;
+mod catalogue;
 mod change;
 mod dora;
+mod embedding;
 mod kernel;
 mod keys;
 mod layout;
@@ -21,11 +24,13 @@ mod peft;
 mod product;
 mod stored;
 
-pub use adapted::Applied;
 pub(super) use adapted::{Adaptable, Bases};
+pub use adapted::{Applied, Used};
+pub use catalogue::{Adapters, Catalogue, Inversion};
+pub use embedding::Embedding;
 pub(super) use layout::Layout;
 
-use super::checkpoint::{Weights, read_json};
+use super::checkpoint::{Hash, Weights, read_json};
 use crate::{Error, Result};
 use change::Change;
 use keys::Role;
@@ -33,6 +38,7 @@ use names::Layer;
 use peft::PeftConfigs;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use stored::{Mismatch, Parts, Stored};
 
 /// A network that adapters change.
@@ -75,6 +81,10 @@ impl Adapter {
             return Ok(Self { weights, changes });
         }
         Err(Error::model(path, refusal(&weights, mismatches)))
+    }
+
+    fn hash(&self) -> Arc<Hash> {
+        Arc::new(Hash::of([&self.weights]))
     }
 }
 

@@ -42,6 +42,8 @@ struct Opened {
 pub struct LoadedControlNet {
     /// The network.
     pub network: ControlNet,
+    /// Bytes that its weights take in memory.
+    pub bytes: u64,
     hash: Hash,
 }
 
@@ -94,7 +96,7 @@ impl ControlNets {
         let Opened { config, weights } = Opened::read(&path, base)?;
         let precision = precision.into().of_model(weights.stored());
         let network = weights.build(precision, device, |vb| ControlNet::new(&config, vb))?;
-        Ok(LoadedControlNet { network, hash: Hash::of(&[weights]) })
+        Ok(LoadedControlNet { network, bytes: weights.taken(), hash: Hash::of(&[weights]) })
     }
 }
 

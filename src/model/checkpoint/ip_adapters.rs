@@ -33,6 +33,8 @@ pub struct LoadedIpAdapter {
     pub network: IpAdapter,
     /// What it sees with.
     pub encoder: ClipVisionModel,
+    /// Bytes that the weights of both take in memory.
+    pub bytes: u64,
     hash: Hash,
 }
 
@@ -82,6 +84,7 @@ impl IpAdapters {
         Ok(LoadedIpAdapter {
             network: weights.build(of(&weights), device, |vb| IpAdapter::new(&sizes, unet, vb))?,
             encoder: seeing.build(of(&seeing), device, |vb| ClipVisionModel::new(&encoder.1, vb))?,
+            bytes: weights.taken() + seeing.taken(),
             hash: Hash::of([&weights]),
         })
     }

@@ -29,7 +29,7 @@ pub(super) use single::ldm_unet;
 pub(super) use weights::{Base, Hash, Weights};
 pub(crate) use weights::{PICKLE, is_pickle_name};
 
-use super::adapter::{Adaptable, Bases, Layout};
+use super::adapter::{Adaptable, Bases, Layout, Used};
 use super::clip::ClipTextModel;
 use super::codec::{Codec, Decoder};
 use super::text_encoder::TextEncoder;
@@ -66,6 +66,8 @@ pub struct Model {
     /// Bytes that its weights take in memory.
     pub bytes: u64,
     hash: Arc<Hash>,
+    /// What it was made with, of another model.
+    pub adapters: Vec<Used>,
     /// What adapters need to make another model of this one.
     pub(super) adaptable: Arc<Adaptable>,
 }
@@ -102,6 +104,7 @@ impl Model {
         let adaptable = Arc::new(Adaptable { layout, bases: Bases { text: bases, unet: base }, configs });
         let bytes = all.iter().map(Weights::taken).chain(companion.iter().map(|companion| companion.bytes)).sum();
         let (text, unet, codec) = (encoders, Arc::new(unet), Arc::new(codec));
+        let adapters = Vec::new();
         Ok(Self {
             name,
             text,
@@ -114,6 +117,7 @@ impl Model {
             defaults,
             bytes,
             hash,
+            adapters,
             adaptable,
         })
     }

@@ -1,9 +1,10 @@
 //! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
 
 use super::parts::Parts;
-use super::{ControlNets, Defaults, IpAdapters, Model, Precision, companion, folder, name, single};
+use super::{ControlNets, Defaults, IpAdapters, Model, Precision, companion, folder, name, places, single};
 use crate::Result;
-use crate::model::adapter::Layout;
+use crate::model::adapter::{Adapters, Catalogue, Layout};
+use crate::model::tokenizer::Tokenizer;
 use crate::model::unet::{Beside, UNetConfig};
 use candle_core::Device;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ pub struct Opened {
     layout: Arc<Layout>,
     /// Where a tiny decoder for its latents is.
     companion: Option<PathBuf>,
+    catalogue: Catalogue,
 }
 
 impl Opened {
@@ -24,7 +26,18 @@ impl Opened {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
         let layout = Arc::new(Layout::new(parts.text.iter().map(|text| &text.weights), &parts.unet.1));
         let companion = companion::find(path, &parts.codec.0);
-        Ok(Self { path: path.to_owned(), parts, layout, companion })
+        Ok(Self { path: path.to_owned(), parts, layout, companion, catalogue: Catalogue::new(places()) })
+    }
+
+    /// The same with adapters and embeddings from a catalogue; without it, they are looked for where models are.
+    #[must_use]
+    pub fn with_catalogue(self, catalogue: Catalogue) -> Self {
+        Self { catalogue, ..self }
+    }
+
+    /// What it can be drawn with besides.
+    pub fn adapters(&self) -> Adapters {
+        Adapters::new(self.catalogue.clone(), self.layout.clone())
     }
 
     /// Where it is.
@@ -101,6 +114,11 @@ impl Opened {
         let precision = precision.of_model(unet.1.stored());
         let weights = text.iter().map(|text| &text.weights).chain([&unet.1]);
         weights.map(|weights| weights.bytes(precision)).sum::<u64>() + codec.1.bytes(precision.of_codec())
+    }
+
+    /// What splits prompts into tokens: of two text encoders, the first one's, whose vocabulary is also the other's.
+    pub fn into_tokenizer(mut self) -> Tokenizer {
+        self.parts.text.remove(0).tokenizer
     }
 
     /// Builds the networks.

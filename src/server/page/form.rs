@@ -126,7 +126,7 @@ impl Make<'_> {
 
     /// Errors of fields that the form does not show.
     fn other_errors(&self) -> Vec<&FieldError> {
-        let shown: Vec<&str> = [&SETTINGS[..], &PICTURE, &CONTROL, &["prompt", "count"]].concat();
+        let shown: Vec<&str> = [&SETTINGS[..], &PICTURE, &CONTROL, &["prompt", "model", "count"]].concat();
         self.errors.iter().filter(|error| !shown.contains(&error.field.as_str())).collect()
     }
 

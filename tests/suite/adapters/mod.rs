@@ -53,7 +53,7 @@ fn bits(outputs: &Outputs) -> Vec<u32> {
 }
 
 fn applied(case: &Case, folder: &Path, name: &str, strength: [f64; 2]) -> Applied {
-    Applied { path: case.write(folder, name), text: strength[0], unet: strength[1] }
+    Applied { name: name.to_owned(), path: case.write(folder, name), text: strength[0], unet: strength[1] }
 }
 
 #[test]

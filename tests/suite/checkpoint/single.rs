@@ -186,7 +186,7 @@ fn refusal(tiny: &Tiny, name: &str) -> String {
 /// Text states, one call of the U-Net, a decoded and an encoded picture.
 fn outputs(model: &Model) -> Vec<Vec<f32>> {
     let said: Vec<_> =
-        model.text.iter().map(|text| text.read(&[49406, 320, 5, 77, 49407, 49407], 4, None).unwrap()).collect();
+        model.text.iter().map(|text| text.read(&[49406, 320, 5, 77, 49407, 49407], 4, None, None).unwrap()).collect();
     let states = Tensor::cat(&said.iter().map(|said| &said.states).collect::<Vec<_>>(), 2).unwrap();
     let sizes = Tensor::new(&[[64f32, 48.0, 0.0, 0.0, 64.0, 48.0]], &Device::Cpu).unwrap();
     let pooled = said.into_iter().last().and_then(|said| said.pooled);
@@ -368,4 +368,24 @@ fn headers_of_single_files_may_claim_anything() {
         tiny.write("odd.safetensors", &with_header(&header, 0));
         assert!(refusal(&tiny, "odd.safetensors").starts_with("odd.safetensors: "));
     }
+}
+
+/// With a dimension of 0 the others may be as large as they like; read from the other side, their product overflowed.
+#[test]
+fn a_projection_without_numbers_may_have_any_other_side() {
+    let tiny = Tiny::stable_diffusion(2);
+    tiny.save("whole.safetensors", &joined(&tiny, 2));
+    let bytes = fs::read(tiny.file("whole.safetensors")).unwrap();
+    let (start, end) = (8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize, bytes.len());
+    let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let (size, large) = (end - start, 1u64 << 62);
+    header["cond_stage_model.model.text_projection"] =
+        serde_json::json!({ "dtype": "F32", "shape": [0, large, 8], "data_offsets": [size, size] });
+    let head = header.to_string();
+    let bytes = [&(head.len() as u64).to_le_bytes(), head.as_bytes(), &bytes[start..]].concat();
+    tiny.write("odd.safetensors", &bytes);
+    let opened = limner::model::checkpoint::Opened::read(&tiny.file("odd.safetensors")).unwrap();
+    let precision = limner::model::checkpoint::Precision::on(&Device::Cpu, None);
+    assert!(opened.bytes(precision) >= size as u64);
+    opened.load(&Device::Cpu, precision).unwrap();
 }

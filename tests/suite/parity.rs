@@ -130,8 +130,10 @@ fn parity_of_the_autoencoder() {
 
 /// What is decoded at the end, as a user's request draws it.
 fn latents(pipeline: &Pipeline, Drawn { fields, files, .. }: &Drawn) -> Tensor {
-    let file = |field: &str| Some(std::fs::read(path("LIMNER_PARITY_DIR").join(files.get(field)?)).unwrap());
-    let mut request = GenerateRequest { image: file("image"), mask: file("mask"), ..GenerateRequest::default() };
+    let mut request = GenerateRequest::default();
+    for (field, file) in files {
+        assert!(request.set_file(field, std::fs::read(path("LIMNER_PARITY_DIR").join(file)).unwrap()), "{field}");
+    }
     for (field, value) in fields {
         assert!(request.set_text(field, value.clone()), "{field}");
     }

@@ -56,6 +56,9 @@ fn an_adapter_of_another_base_lists_its_first_mismatches() {
     assert_eq!(refusal(&model, &path), expected);
 }
 
+/// Endings of keys, with shapes.
+type Shapes<'a> = &'a [(&'a str, &'a [usize])];
+
 #[test]
 fn every_tensor_must_be_of_use() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +66,7 @@ fn every_tensor_must_be_of_use() {
     let model = load(tiny.path());
     let layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q";
     let conv = "lora_unet_down_blocks_0_resnets_0_conv1";
-    let cases: [(&[(&str, &[usize])], &str); 12] = [
+    let cases: [(Shapes<'_>, &str); 12] = [
         (&[(".lora_down.weight", &[2, 8]), (".lora_up.weight", &[8, 2])], "taken"),
         (&[(".lora_down.weight", &[2, 8])], ".lora_down.weight: there is no Up beside it"),
         (&[(".lora_up.weight", &[8, 2])], ".lora_up.weight: there is no Down beside it"),

@@ -64,7 +64,7 @@ class Fractional(DPMSolverMultistepScheduler):
 # Ours, theirs with its settings, and the name of the ladder. All end at a noise level of 0, which diffusers' DDIM does
 # only when told to.
 SAMPLERS = {
-    "ddim": (DDIMScheduler, dict(timestep_spacing="leading", set_alpha_to_one=True), "leading"),
+    "ddim": (DDIMScheduler, dict(timestep_spacing="leading", set_alpha_to_one=True, clip_sample=False), "leading"),
     "euler": (EulerDiscreteScheduler, dict(timestep_spacing="leading"), "leading"),
     "dpmpp_2m": (Fractional, dict(use_karras_sigmas=True, final_sigmas_type="zero"), "karras"),
 }

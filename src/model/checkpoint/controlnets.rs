@@ -76,7 +76,11 @@ impl ControlNets {
     /// the numbers. Reads its description, and not its weights.
     pub fn check(&self, field: &str, name: &str) -> std::result::Result<(), FieldError> {
         let (Some(path), Some(base)) = (self.kept.path(name), &self.base) else {
-            return Err(FieldError::new(field, "unknown_controlnet", self.kept.none("ControlNet", FOLDER, name)));
+            return Err(FieldError::new(
+                field,
+                "unknown_controlnet",
+                Kept::none("ControlNet", FOLDER, name, &self.names()),
+            ));
         };
         let unusable = |error: Error| FieldError::new(field, "unusable_controlnet", error.to_string());
         let opened = Opened::read(&path, base).map_err(unusable)?;

@@ -92,7 +92,11 @@ impl IpAdapters {
     fn open(&self, field: &str, name: &str) -> std::result::Result<(Opened, &UNetConfig), FieldError> {
         let found = self.kept.path(name).filter(|path| path.is_file());
         let (Some(path), Some(unet)) = (found, &self.unet) else {
-            return Err(FieldError::new(field, "unknown_ip_adapter", self.kept.none("IP-Adapter", FOLDER, name)));
+            return Err(FieldError::new(
+                field,
+                "unknown_ip_adapter",
+                Kept::none("IP-Adapter", FOLDER, name, &self.names()),
+            ));
         };
         let unusable = |error: Error| FieldError::new(field, "unusable_ip_adapter", error.to_string());
         let weights = Weights::read_file(path.clone()).map_err(unusable)?;

@@ -58,9 +58,8 @@ impl Kept {
         Version { path, modified }
     }
 
-    /// A sentence that says that there is no `name`, and which there are.
-    pub(super) fn none(&self, kind: &str, folder: &str, name: &str) -> String {
-        let names = self.names();
+    /// A sentence that says that there is no `name`, and that there are `names`.
+    pub(super) fn none(kind: &str, folder: &str, name: &str, names: &[String]) -> String {
         let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         format!("no {kind} {name:?} in the folder {folder} of the models; known are: {known}")
     }

@@ -4,41 +4,51 @@
 //! a matrix product are ordered by its shape, so pictures drawn in a larger batch would differ in their last bits from
 //! the same pictures drawn alone.
 
+mod adapted;
 mod canvas;
 mod chunks;
+mod controls;
 mod notices;
 mod progress;
 mod receipt;
+mod recent;
 mod text;
 mod told;
+mod vocabulary;
 
 pub use notices::Notice;
 pub use progress::{Estimate, Progress};
-pub use receipt::Receipt;
-pub use text::TokenCount;
+pub use receipt::{Controlled, EmbeddingReceipt, LoraReceipt, Receipt};
+pub use text::{TokenCount, count_tokens};
 
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::inpaint::Inpaint;
-use crate::diffusion::noise::{NoiseSource, SeededNoise};
+use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, RgbImage};
 use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Plan, Start};
+use adapted::Adapted;
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
+use controls::Nets;
 use notices::Words;
 use std::path::Path;
 use text::{Text, TextStates};
 use told::Told;
+use vocabulary::Added;
 
 /// A model in memory, ready to draw.
 pub struct Pipeline {
     model: Model,
     facts: Facts,
     words: Option<Words>,
+    nets: Nets,
     device: Device,
+    /// The model with the adapters of the last plan that had any.
+    adapted: Adapted,
 }
 
 /// What a plan has to know of a model.
@@ -56,6 +66,10 @@ pub fn facts(model: &Opened) -> Facts {
         beside: model.unet().beside().unwrap_or(Beside::Nothing),
         text_layers: model.text_layers(),
         times: model.times(),
+        tiny_decoder: model.has_tiny_decoder(),
+        controlnets: model.controlnets(),
+        ip_adapters: model.ip_adapters(),
+        adapters: model.adapters(),
     }
 }
 
@@ -90,7 +104,18 @@ impl Pipeline {
     /// Loads the weights of a model. Fails as [`Pipeline::load`].
     pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let (facts, words) = (facts(&opened), Words::read(opened.path())?);
-        Ok(Self { model: opened.load(device, precision)?, facts, words, device: device.clone() })
+        let (device, precision) = (device.clone(), precision.into());
+        let nets = Nets::new(&device, precision);
+        let (model, adapted) = (opened.load(&device, precision)?, Adapted::default());
+        Ok(Self { model, facts, words, nets, device, adapted })
+    }
+
+    /// Offers an adapter that lies anywhere, by the name of its file, which is returned; none for a name that no prompt
+    /// can have.
+    pub fn offer_lora(&mut self, path: &Path) -> Option<String> {
+        let (adapters, name) = self.facts.adapters.clone().with_file(path)?;
+        self.facts.adapters = adapters;
+        Some(name)
     }
 
     /// What a plan has to know of this model.
@@ -98,9 +123,9 @@ impl Pipeline {
         self.facts.clone()
     }
 
-    /// Bytes that its weights take in memory.
+    /// Bytes that its weights take in memory, with those of the ControlNets that were used with it lately.
     pub fn bytes(&self) -> u64 {
-        self.model.bytes
+        self.model.bytes + self.nets.bytes()
     }
 
     /// The model's name and the hash of its weights.
@@ -113,14 +138,22 @@ impl Pipeline {
         let known = self.known(plan)?;
         let ladder = plan.schedule.sigmas(&self.model.schedule, plan.steps)?;
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
-        let text = self.text(plan, sigmas.len() - 1);
+        let (model, added) = (self.adapted.model(&self.model, &plan.loras)?, self.added(plan)?);
+        let text = Text::new(&model, plan, &added, sigmas.len() - 1)?;
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
-        let told = Told::new(&self.model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
+        let guides = self.nets.guides(plan, &self.facts, sigmas.len() - 1, model.unet.dtype())?;
+        let told = Told::new(&model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
+        let told = told.with(guides.clone());
         let draw = |k| {
             let pixels = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
-            Ok(Picture { pixels, receipt: Receipt::new(plan, plan.seed_of(k), &self.model) })
+            let receipt = Receipt::new(plan, plan.seed_of(k), &model, &added, &guides);
+            Ok(Picture { pixels, receipt })
         };
         (0..plan.count).map(draw).collect()
+    }
+
+    fn added(&self, plan: &Plan) -> Result<Added> {
+        Added::open(&plan.embeddings, &self.facts.adapters)
     }
 
     /// Things a person should know about what a plan draws, although nothing is wrong with it.
@@ -139,16 +172,16 @@ impl Pipeline {
     ) -> Result<RgbImage> {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
-        let x = start(known, &fresh, sigmas)?;
+        let x = start(known, &fresh, sigmas, plan.noise)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
-        let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?));
+        let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?, step));
         let denoiser = self.held(drawn, known, &fresh)?;
         let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
-            let estimate = Some(Estimate { codec: &self.model.codec, latents: step.denoised, canvas });
+            let estimate = Some(Estimate { model: &self.model, latents: step.denoised, canvas });
             let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
             on_step(&Progress { picture, pictures, step: done, steps, sigma: step.sigma, estimate })
         })?;
-        let pixels = image::from_tensor(&self.model.codec.decode(&latents)?)?;
+        let pixels = image::from_tensor(&self.model.decode(&latents, plan.decoder)?)?;
         match canvas {
             None => Ok(pixels),
             Some(canvas) => canvas.finish(pixels),
@@ -182,7 +215,8 @@ impl Pipeline {
         let seeds: Vec<u64> = (0..2 * batch).map(|k| plan.seed_of(k)).collect();
         let shape = Shape::from([&[2 * batch], &self.latent_shape(plan).dims()[1..]].concat());
         let latents = SeededNoise::new(plan.noise, &seeds).normal(&shape, DType::F32, &self.device)?;
-        let states = self.text(plan, plan.steps).at(0)?;
+        let added = self.added(plan)?;
+        let states = Text::new(&self.model, plan, &added, plan.steps)?.at(0)?;
         let rows: Vec<_> = (0..batch).flat_map(|_| [&states.negative, &states.prompts[0].1]).collect();
         let told = Told::new(&self.model, plan, None, None, &self.device)?;
         let given = told.given(&TextStates::stacked(&rows)?)?;
@@ -256,11 +290,11 @@ fn redrawn_steps(plan: &Plan) -> usize {
     }
 }
 
-/// `x0 + sigma * noise` at the first sigma, with 0 for x0 when nothing is to be kept.
-fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64]) -> Result<Tensor> {
-    let noise = (fresh * sigmas.first().copied().unwrap_or_default())?;
+/// `x0 + sigma * noise` at the first sigma, or noise alone when nothing is to be kept.
+fn start(known: Option<&Known<'_>>, fresh: &Tensor, sigmas: &[f64], kind: NoiseKind) -> Result<Tensor> {
+    let sigma = sigmas.first().copied().unwrap_or_default();
     match known.filter(|known| !known.whole).and_then(|known| known.latents.as_ref()) {
-        Some(latents) => Ok((latents + noise)?),
-        None => Ok(noise),
+        Some(latents) => Ok((latents + (fresh * sigma)?)?),
+        None => Ok((fresh * kind.first_scale(sigma))?),
     }
 }

@@ -1,11 +1,11 @@
 //! `limner generate`: a prompt to PNG files.
 
 use super::model::ModelArgs;
-use super::printable;
+use super::{flag, printable};
 use crate::error::{Error, FieldError, Result};
 use crate::image;
 use crate::pipeline::{Notice, Picture, Pipeline, Progress};
-use crate::request::{GenerateRequest, Plan};
+use crate::request::{FILES, GenerateRequest, Plan};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,9 +80,33 @@ pub(super) struct Args {
     /// Borders to add to the picture and to paint, in pixels
     #[arg(long, value_name = "LEFT,TOP,RIGHT,BOTTOM", allow_hyphen_values = true)]
     extend: Option<String>,
+    /// A LoRA with its strength, name:0.8, by its name or its file; can be given several times
+    #[arg(long, value_name = "NAME|FILE[:STRENGTH]")]
+    lora: Vec<String>,
+    /// LoRAs by name: name:0.8, other:0.5
+    #[arg(long, value_name = "LIST")]
+    loras: Option<String>,
     /// Noise generator: philox or torch-cpu [default: philox]
     #[arg(long, value_name = "NAME")]
     noise: Option<String>,
+    /// Decoder of the finished picture: full, or tiny where there is a TAESD [default: full]
+    #[arg(long, value_name = "NAME")]
+    decoder: Option<String>,
+    /// ControlNets that the picture follows, up to three [each with weight 1, from 0 to 1 of the steps]
+    #[arg(long, value_name = "NAME[:WEIGHT[:START[:END]]],...", allow_hyphen_values = true)]
+    control: Option<String>,
+    /// The picture that a net follows; again for the second and the third net
+    #[arg(long, value_name = "FILE", num_args = 1)]
+    control_image: Vec<PathBuf>,
+    /// What is done to these pictures first, for each net: none, canny or canny:LOW:HIGH [default: none]
+    #[arg(long, value_name = "NAME,...")]
+    control_preprocessor: Option<String>,
+    /// An IP-Adapter, which takes a picture for a prompt [weight 1, from 0 to 1 of the steps]
+    #[arg(long, value_name = "NAME[:WEIGHT[:START[:END]]]", allow_hyphen_values = true)]
+    ip_adapter: Option<String>,
+    /// That picture
+    #[arg(long, value_name = "FILE")]
+    ip_adapter_image: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     /// Print what was drawn as JSON
@@ -94,7 +118,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let began = Instant::now();
     let request = request(args)?;
     check_output(&args.output)?;
-    let pipeline = args.model.load()?;
+    let mut pipeline = args.model.load()?;
+    let loras = args.lora.iter().map(|lora| named(&mut pipeline, lora)).collect::<Result<Vec<_>>>()?;
+    let request = GenerateRequest { loras: joined(request.loras.as_deref(), loras), ..request };
     let plan = Plan::new(&request, &pipeline.facts())?;
     let loaded = began.elapsed();
     let pictures = draw(&pipeline, &plan)?;
@@ -108,7 +134,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn request(args: &Args) -> Result<GenerateRequest> {
-    Ok(GenerateRequest {
+    let mut request = GenerateRequest {
         prompt: Some(args.prompt.clone()),
         negative_prompt: args.negative_prompt.clone(),
         steps: args.steps.clone(),
@@ -128,12 +154,53 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         only_masked_padding: args.only_masked_padding.clone(),
         extend: args.extend.clone(),
         noise: args.noise.clone(),
-        // The one that is loaded, which may be a path and have no name here.
-        model: None,
-        image: args.init_image.as_deref().map(|path| read_file("init-image", path)).transpose()?,
-        mask: args.mask.as_deref().map(|path| read_file("mask", path)).transpose()?,
-        problems: Vec::new(),
-    })
+        loras: args.loras.clone(),
+        decoder: args.decoder.clone(),
+        control: args.control.clone(),
+        control_preprocessor: args.control_preprocessor.clone(),
+        ip_adapter: args.ip_adapter.clone(),
+        // The model is the one that is loaded, which may be a path and have no name here.
+        ..GenerateRequest::default()
+    };
+    for (field, path) in files(args)? {
+        request.set_file(field, read_file(flag(field), path)?);
+    }
+    Ok(request)
+}
+
+/// The files that are named, with the fields they are for.
+fn files(args: &Args) -> Result<Vec<(&'static str, &PathBuf)>> {
+    let fields = FILES.into_iter().filter(|field| field.starts_with("control_image"));
+    let (most, found) = (fields.clone().count(), args.control_image.len());
+    if found > most {
+        let message = format!("is given {found} times; {most} are the most");
+        return Err(Error::invalid(FieldError::new("control-image", "too_many", message)));
+    }
+    let pictures = args.init_image.iter().map(|path| ("image", path));
+    let masks = args.mask.iter().map(|path| ("mask", path));
+    let prompts = args.ip_adapter_image.iter().map(|path| ("ip_adapter_image", path));
+    Ok(pictures.chain(masks).chain(prompts).chain(fields.zip(&args.control_image)).collect())
+}
+
+/// `--lora` as an entry of the field `loras`: an adapter's file is offered by its name.
+fn named(pipeline: &mut Pipeline, lora: &str) -> Result<String> {
+    let (file, strength) = match lora.rsplit_once(':') {
+        Some((file, strength)) if !Path::new(lora).exists() => (file, Some(strength)),
+        _ => (lora, None),
+    };
+    let path = Path::new(file);
+    let is_file = path.is_file() || path.join("adapter_model.safetensors").is_file();
+    let name = if is_file { pipeline.offer_lora(path) } else { Some(file.to_owned()) };
+    let Some(name) = name else {
+        let message = format!("{} has a name that no prompt can have; give it another", path.display());
+        return Err(Error::invalid(FieldError::new("lora", "unusable_name", message)));
+    };
+    Ok(strength.map_or(name.clone(), |strength| format!("{name}:{strength}")))
+}
+
+fn joined(listed: Option<&str>, loras: Vec<String>) -> Option<String> {
+    let all: Vec<String> = listed.map(str::to_owned).into_iter().chain(loras).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// The bytes of a picture file; refuses what is no regular file before it can block on it.

@@ -73,9 +73,13 @@ fn report(error: &Error) {
     }
 }
 
-/// The field `image` is called `--init-image` here.
+/// What a field of files is called here.
 fn flag(field: &str) -> &str {
-    if field == "image" { "init-image" } else { field }
+    match field {
+        "image" => "init-image",
+        _ if field.starts_with("control_image") => "control-image",
+        _ => field,
+    }
 }
 
 /// Text with control characters escaped: a prompt or file name must not move a terminal's cursor or change its colours.

@@ -78,9 +78,8 @@ impl ModelArgs {
             }
         };
         match self.device {
-            DeviceKind::Auto => {
-                Ok(Device::cuda_if_available(0).or_else(|_| Device::metal_if_available(0)).unwrap_or(Device::Cpu))
-            }
+            // Not `cuda_if_available`, which gives the CPU where the crate is built for Metal.
+            DeviceKind::Auto => Ok(Device::new_cuda(0).or_else(|_| Device::new_metal(0)).unwrap_or(Device::Cpu)),
             DeviceKind::Cpu => Ok(Device::Cpu),
             DeviceKind::Cuda => Device::new_cuda(0).map_err(missing("cuda")),
             DeviceKind::Metal => Device::new_metal(0).map_err(missing("metal")),

@@ -47,11 +47,14 @@ fn origin(model: &Entry) -> String {
     }
 }
 
+/// What is there of a model, and how to go on.
 fn begun(model: &Unfinished) -> String {
-    let Unfinished { name, repository, bytes, total } = model;
+    let Unfinished { name, repository, revision, file, bytes, total } = model;
+    let part = |before: &str, text: &Option<String>| text.as_ref().map_or_else(String::new, |t| format!("{before}{t}"));
+    let what = [part("", repository), part("@", revision), part(" --file ", file)].concat();
     let total = total.map_or_else(|| "?".to_owned(), |total| HumanBytes(total).to_string());
-    let command = repository.as_ref().map_or_else(|| "limner pull".to_owned(), |id| format!("limner pull {id}"));
-    printable(&format!("{name} is not whole yet: {} of {total}; {command} goes on", HumanBytes(*bytes)))
+    let bytes = HumanBytes(*bytes);
+    printable(&format!("{name} is not whole yet: {bytes} of {total}; limner pull {what} --name {name} goes on"))
 }
 
 pub(super) fn show(args: &One) -> Result<()> {

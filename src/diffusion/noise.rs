@@ -40,6 +40,17 @@ impl NoiseKind {
             Self::TorchCpu => "torch-cpu",
         }
     }
+
+    /// What the first draw is multiplied with where a picture begins with nothing else, at noise level `sigma`. Noised
+    /// latents of unit variance have the deviation sqrt(sigma^2 + 1), and ComfyUI and diffusers begin with that; A1111
+    /// and stable-diffusion.cpp begin with sigma, as k-diffusion does. (diffusers' Euler and Heun also take sigma,
+    /// except where their times are spaced `leading`.)
+    pub fn first_scale(self, sigma: f64) -> f64 {
+        match self {
+            Self::Philox => sigma,
+            Self::TorchCpu => sigma.hypot(1.0),
+        }
+    }
 }
 
 /// Independent streams, one per picture of a batch.

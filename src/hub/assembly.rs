@@ -1,5 +1,5 @@
-//! What a model folder in the making begins with: the files that the model there now has already, by links, so that they
-//! take neither time nor room, and nothing that belongs to neither.
+//! What a model folder in the making begins with: the files that the model there now has already, by links, so that
+//! they take neither time nor room, and nothing that belongs to neither.
 
 use crate::image::sync_folder_of;
 use crate::{Error, Result};

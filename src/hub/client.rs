@@ -1,10 +1,10 @@
 //! What is asked of a hub, and its answers.
 //!
 //! The crate `hf-hub` knows the default endpoint, the addresses and where other programs keep their token, and is used
-//! for that. It is not used to fetch: it joins a listing's paths to a folder unchecked, compares no hash, keeps a cache of
-//! links that only makes sense for its own layout, and its version 1 brings three hundred crates for the sake of one
-//! more protocol. Requests go through `ureq` (which `hf-hub` uses too): blocking, on rustls with the roots that Mozilla
-//! trusts, or those in `SSL_CERT_FILE`.
+//! for that. It is not used to fetch: it joins a listing's paths to a folder unchecked, compares no hash, and keeps a
+//! cache of links of its own. Its version 0.5 needs a dozen crates that were not here before; version 1 needs over a
+//! hundred, for one more protocol of transfer, and checks no more. Requests go through `ureq` (which `hf-hub` 0.5 uses
+//! too): blocking, on rustls with the roots that Mozilla trusts, or those in `SSL_CERT_FILE`.
 
 mod address;
 mod exchange;

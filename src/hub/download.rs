@@ -94,8 +94,8 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// Whether all of it is what the hub said it is. If not, it begins anew: once more at once where the fault may be in
-    /// what an earlier attempt left.
+    /// Whether all of it is what the hub said it is. If not, it begins anew: once more at once where the fault may be
+    /// in what an earlier attempt left.
     fn check(&mut self, resumed: bool) -> Result<(), Trouble> {
         let (found, expected) = (self.hasher.clone().hex(), self.file.digest.hex());
         if found == expected {

@@ -1,5 +1,5 @@
-//! What is on a hub to models among ours: [`pull`] fetches one, checks every byte of it and only then gives it its name;
-//! [`list`], [`show`] and [`remove`] are about what is there.
+//! What is on a hub to models among ours: [`pull`] fetches one, checks every byte of it and only then gives it its
+//! name; [`list`], [`show`] and [`remove`] are about what is there.
 //!
 //! ```text
 //! client:   a repository's name --> listing: commit, paths, sizes, hashes
@@ -8,8 +8,8 @@
 //! place:    tree --> models/NAME, with limner.json, by one rename
 //! ```
 //!
-//! A revision is resolved once; everything is fetched by its commit. What is there already, in the model or of an earlier
-//! attempt, is checked and not fetched again.
+//! A revision is resolved once; everything is fetched by its commit. What is there already, in the model or of an
+//! earlier attempt, is checked and not fetched again. A pull that fails leaves the model that is there as it was.
 
 mod assembly;
 mod client;

@@ -32,8 +32,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The place of the model `name`, which lies as `form` says, in the folder `models`. Names that could lead elsewhere
-    /// are refused.
+    /// The place of the model `name`, which lies as `form` says, in the folder `models`. Names that could lead
+    /// elsewhere are refused.
     pub(super) fn new(models: &Path, name: &str, form: &Form) -> Result<Self> {
         if !is_name(name) {
             let message = format!("{name:?} cannot be a model's name: up to 100 letters, digits, '.', '_' and '-'");
@@ -102,14 +102,15 @@ impl Place {
         }
     }
 
-    /// What is remembered of the model that is there, none if there is none. Fails if that is another one than `file` of
-    /// the repository `id`.
+    /// What is remembered of the model that is there, none if there is none. Fails if that is another one than `file`
+    /// of the repository `id`.
     pub(super) fn occupant(&self, id: &str, file: Option<&str>) -> Result<Option<Record>> {
         let other = Self { one_file: !self.one_file, ..self.clone() };
         let taken = |path: PathBuf| {
             let (path, name) = (path.display(), &self.name);
             let message = format!(
-                "{path} is there already and is not from {id}: choose another name with --name, or remove it with limner rm {name}"
+                "{path} is there already and is not from {id}: choose another name with --name, or remove it with \
+                 limner rm {name}"
             );
             Err(Error::Hub(Fault::Taken(message)))
         };

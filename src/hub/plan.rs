@@ -1,5 +1,5 @@
-//! A pull, once it is known what has to be there in the end: what of it is there already, what is missing, whether there
-//! is room for that, and one file after the other.
+//! A pull, once it is known what has to be there in the end: what of it is there already, what is missing, whether
+//! there is room for that, and one file after the other.
 
 use super::assembly;
 use super::client::Hub;

@@ -53,7 +53,7 @@ pub struct RecordedFile {
 }
 
 impl Record {
-    /// Reads what [`Record::write`] wrote; none if the file is not there or is none of ours. A model folder may come from
+    /// Reads the record at `path`; none if the file is not there or is none of ours. A model folder may come from
     /// anywhere, and so may a file of this name in it.
     pub fn read(path: &Path) -> Option<Self> {
         let record: Self = read_json(path).ok()?;

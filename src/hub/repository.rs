@@ -92,7 +92,7 @@ struct LargeFile {
 impl Listing {
     /// Reads the answer of a hub to the question for a revision with `blobs=true`.
     ///
-    /// A path that leads out of the repository's folder does not occur by accident: such a listing is refused as a whole.
+    /// A path that leads out of the repository's folder does not occur by accident: such a listing is refused whole.
     pub(super) fn parse(json: &[u8], repository: &Repository) -> Result<Self> {
         let broken = |what: String| Error::Hub(Fault::Broken(format!("the listing of {} {what}", repository.id)));
         let answer: Answer = serde_json::from_slice(json).map_err(|e| {
@@ -173,8 +173,9 @@ mod tests {
     #[test]
     fn large_files_have_a_sha_256_and_small_ones_gits_name() {
         let (large, small) = ("0A".repeat(32), "1b".repeat(20));
+        let lfs = format!(r#"{{"sha256":"{large}","size":9,"pointerSize":1}}"#);
         let listing = parse(&format!(
-            r#"{{"rfilename":"x/y.safetensors","size":9,"blobId":"{small}","lfs":{{"sha256":"{large}","size":9,"pointerSize":1}}}},
+            r#"{{"rfilename":"x/y.safetensors","size":9,"blobId":"{small}","lfs":{lfs}}},
                {{"rfilename":"z.json","size":3,"blobId":"{small}"}}"#
         ));
         let listing = listing.unwrap();

@@ -43,8 +43,8 @@ pub(super) enum Form {
     File(String),
 }
 
-/// How the model lies in the repository: in the file that was asked for, as a diffusers folder, or in the only file that
-/// it can be.
+/// How the model lies in the repository: in the file that was asked for, as a diffusers folder, or in the only file
+/// that it can be.
 pub(super) fn form(listing: &Listing, wanted: Option<&str>) -> Result<Form> {
     let has = |path: &str| listing.files.iter().any(|file| file.path == path);
     let Some(path) = wanted else {

@@ -34,8 +34,12 @@ pub struct Entry {
 pub struct Unfinished {
     /// What it will be called.
     pub name: String,
-    /// `OWNER/NAME`, which to pull again to go on.
+    /// `OWNER/NAME`, if that is known: what to pull again to go on.
     pub repository: Option<String>,
+    /// Of which revision.
+    pub revision: Option<String>,
+    /// Of a model in one file: its path in the repository.
+    pub file: Option<String>,
     /// Bytes that are here.
     pub bytes: u64,
     /// Bytes that it will have.
@@ -96,7 +100,9 @@ fn on_its_way(models: &Path, name: String) -> Unfinished {
     let workshop = place::workshop(models, &name);
     let record = Record::read(&workshop.join(place::RECORD));
     let total = record.as_ref().map(Record::bytes);
-    Unfinished { name, bytes: bytes_of(&workshop), total, repository: record.map(|record| record.repository) }
+    let (repository, revision, file) =
+        record.map(|record| (Some(record.repository), Some(record.revision), record.file)).unwrap_or_default();
+    Unfinished { name, repository, revision, file, bytes: bytes_of(&workshop), total }
 }
 
 /// All about the model called `name`.
@@ -119,7 +125,7 @@ pub fn show(name: &str) -> Result<Shown> {
     Ok(Shown { entry, record, faults })
 }
 
-/// Removes the model called `name` from the first of `folders` that has it, whole or on its way, and says what that was.
+/// Removes the model called `name` from the first of `folders` that has it, whole or on its way; says what that was.
 /// Nothing outside of `folders` is ever removed, nor the bundled model.
 pub fn remove(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
     if name == BUNDLED {

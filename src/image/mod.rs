@@ -5,6 +5,7 @@
 //! profiles are ignored; of an animation the first frame. Nothing of the file but its pixels goes any further.
 
 mod area;
+mod canny;
 mod edges;
 mod feather;
 mod grid;
@@ -16,6 +17,7 @@ mod write;
 
 pub use ::image::RgbImage;
 pub use area::Area;
+pub use canny::canny;
 pub use edges::Edges;
 pub use grid::grid;
 pub use label::labelled_grid;

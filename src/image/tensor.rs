@@ -12,11 +12,15 @@ pub fn to_tensor(picture: &RgbImage, device: &Device) -> Result<Tensor> {
     Ok(rows.permute((0, 3, 1, 2))?.contiguous()?.to_device(device)?)
 }
 
-/// (1, 3, H, W) about [-1, 1] to a picture; what lies outside is clipped.
+/// (1, 3, H, W) about [-1, 1] to a picture; what lies outside is clipped. NaN is [`Error::NonFinite`]: cast to a byte it
+/// would be black.
 pub fn from_tensor(x: &Tensor) -> Result<RgbImage> {
     let (_, _, height, width) = x.dims4()?;
     let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.permute((0, 2, 3, 1))?;
     let values = x.flatten_all()?.to_vec1::<f32>()?;
+    if values.iter().any(|v| v.is_nan()) {
+        return Err(Error::NonFinite("the autoencoder decoded a picture with values that are not finite".into()));
+    }
     // Casting from float to u8 saturates, and rounds towards zero.
     let bytes = values.into_iter().map(|v| ((v + 1.0) * 127.5 + 0.5) as u8).collect();
     RgbImage::from_raw(width as u32, height as u32, bytes)
@@ -38,6 +42,13 @@ mod tests {
         let x = to_tensor(&picture, &Device::Cpu).unwrap();
         assert_eq!(x.dims(), [1, 3, 16, 16]);
         assert_eq!(from_tensor(&x).unwrap(), picture);
+    }
+
+    /// It was a black picture.
+    #[test]
+    fn nan_is_not_a_picture() {
+        let x = Tensor::new(&[0f32, f32::NAN, 0.0], &Device::Cpu).unwrap().reshape((1, 3, 1, 1)).unwrap();
+        assert!(matches!(from_tensor(&x), Err(Error::NonFinite(_))));
     }
 
     #[test]

@@ -86,10 +86,8 @@ pub struct Job {
     pub attempt: u32,
     /// What was asked for, with every field explicit and the seed chosen. Without the uploads.
     pub request: GenerateRequest,
-    /// Whether a picture and a mask were sent with it.
-    pub has_image: bool,
-    /// See there.
-    pub has_mask: bool,
+    /// The fields of the files that were sent with it and are still kept.
+    pub uploads: Vec<String>,
     /// When it was accepted.
     pub created_at: i64,
     /// When its last attempt began.
@@ -102,4 +100,11 @@ pub struct Job {
     pub error: Option<Failure>,
     /// Its pictures that are not deleted, in the order of their seeds.
     pub images: Vec<Image>,
+}
+
+impl Job {
+    /// Whether a file was sent in this field.
+    pub fn has(&self, field: &str) -> bool {
+        self.uploads.iter().any(|upload| upload == field)
+    }
 }

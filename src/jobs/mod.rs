@@ -23,7 +23,7 @@ use crate::{Error, Result};
 use events::Hub;
 use folder::{Folder, Kind};
 use sha2::{Digest, Sha256};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -96,7 +96,7 @@ struct Control {
 pub enum Work {
     /// To draw these jobs, at least one: all of the same size and model.
     Draw(Vec<Claim>),
-    /// To bring this model into memory.
+    /// To bring this model into memory, and then to [forget](Jobs::forget_load) that somebody wishes it.
     Load(String),
 }
 
@@ -111,14 +111,8 @@ pub struct Claim {
     control: Arc<Control>,
 }
 
-/// The files that were sent with a job.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Uploads {
-    /// The picture to start from.
-    pub image: Option<Vec<u8>>,
-    /// The mask.
-    pub mask: Option<Vec<u8>>,
-}
+/// The files that were sent with a job, by their fields.
+pub type Uploads = BTreeMap<String, Vec<u8>>;
 
 /// How much the database holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,14 +174,14 @@ impl Jobs {
             return Err(Error::ShuttingDown);
         }
         let id = Id::random()?;
-        let (image, mask) = (self.keep(request.image.as_deref())?, self.keep(request.mask.as_deref())?);
+        let uploads = self.keep(request)?;
         let fingerprint = fingerprint(request);
-        let bytes = [&request.image, &request.mask].into_iter().flatten().map(|file| file.len() as u64).sum();
+        let bytes = request.files().map(|(_, file)| file.len() as u64).sum();
         let (resolved, key) = (plan.request().to_json(), key.map(|key| (key, fingerprint.as_str())));
-        let new = NewJob { id: &id, request: resolved, image: image.as_ref(), mask: mask.as_ref(), bytes, key };
+        let new = NewJob { id: &id, request: resolved, uploads: &uploads, bytes, key };
         let inserted = self.shared.store.insert(&new, self.shared.limits.jobs, self.shared.limits.upload_bytes);
         if !matches!(inserted, Ok(Inserted::New)) {
-            [image, mask].iter().flatten().for_each(|file| self.shared.folder.remove(Kind::Upload, file));
+            uploads.iter().for_each(|(_, file)| self.shared.folder.remove(Kind::Upload, file));
         }
         match inserted? {
             Inserted::New => {
@@ -225,11 +219,10 @@ impl Jobs {
         self.desk().seconds_per_step
     }
 
-    /// The picture and the mask that were sent with a job, where they were and are still there.
+    /// The files that were sent with a job, as far as they are still kept.
     pub fn uploads(&self, id: &Id) -> Result<Uploads> {
-        let (image, mask) = self.shared.store.uploads_of(id)?;
-        let load = |file: Option<Id>| file.map(|file| self.shared.folder.read(Kind::Upload, &file)).transpose();
-        Ok(Uploads { image: load(image)?, mask: load(mask)? })
+        let uploads = self.shared.store.uploads_of(id)?.into_iter();
+        uploads.map(|(field, file)| Ok((field, self.shared.folder.read(Kind::Upload, &file)?))).collect()
     }
 
     /// Where a running job stands.
@@ -314,7 +307,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Takes back a wish to load a model. False when there is none.
+    /// Takes back a wish to load a model, or forgets one that was fulfilled. False when there is none.
     pub fn forget_load(&self, model: &str) -> bool {
         let mut desk = self.desk();
         let before = desk.loads.len();
@@ -322,7 +315,7 @@ impl Jobs {
         desk.loads.len() < before
     }
 
-    /// The models that are to be loaded, the next one first.
+    /// The models that are to be or are being loaded, the next one first.
     pub fn loads(&self) -> Vec<String> {
         self.desk().loads.iter().map(|(model, _)| model.clone()).collect()
     }
@@ -364,11 +357,10 @@ impl Jobs {
         if !desk.open {
             return Ok(Taken::Closed);
         }
-        if let Some((_, after)) = desk.loads.front()
+        if let Some((model, after)) = desk.loads.front()
             && self.shared.store.next_number()?.is_none_or(|next| next > *after)
-            && let Some((model, _)) = desk.loads.pop_front()
         {
-            return Ok(Taken::Load(model));
+            return Ok(Taken::Load(model.clone()));
         }
         let claimed = self.shared.store.claim(self.shared.limits.batch, BATCH_PIXELS)?;
         if claimed.is_empty() {
@@ -400,10 +392,11 @@ impl Jobs {
     /// Loads a claimed job's uploads. A job whose uploads are gone fails.
     fn begin(&self, claimed: Claimed, control: Arc<Control>) -> Option<Claim> {
         let mut claim = Claim { id: claimed.id, attempt: claimed.attempt, request: claimed.request, control };
-        let load = |file: Option<Id>| file.map(|file| self.shared.folder.read(Kind::Upload, &file)).transpose();
-        match load(claimed.image).and_then(|image| Ok((image, load(claimed.mask)?))) {
-            Ok((image, mask)) => {
-                (claim.request.image, claim.request.mask) = (image, mask);
+        match self.uploads(&claim.id) {
+            Ok(uploads) => {
+                for (field, bytes) in uploads {
+                    claim.request.set_file(&field, bytes);
+                }
                 self.shared.hub.tell(&claim.id, Event::Started { attempt: claim.attempt });
                 self.announce().unwrap_or_else(|error| tracing::error!(%error, "the queue cannot be read"));
                 Some(claim)
@@ -444,11 +437,14 @@ impl Jobs {
         (desk.seconds_per_step * (first * desk.running.len() as u64) as f64).ceil().clamp(1.0, 600.0) as u64
     }
 
-    fn keep(&self, upload: Option<&[u8]>) -> Result<Option<Id>> {
-        let Some(bytes) = upload else { return Ok(None) };
-        let id = Id::random()?;
-        self.shared.folder.write(Kind::Upload, &id, bytes)?;
-        Ok(Some(id))
+    /// Writes a request's files, and gives their fields and their names.
+    fn keep(&self, request: &GenerateRequest) -> Result<Vec<(&'static str, Id)>> {
+        let keep = |(field, bytes): (&'static str, &[u8])| {
+            let id = Id::random()?;
+            self.shared.folder.write(Kind::Upload, &id, bytes)?;
+            Ok((field, id))
+        };
+        request.files().map(keep).collect()
     }
 
     /// Until something new was submitted, the queue closed, or the time is over.
@@ -471,10 +467,8 @@ impl Jobs {
 /// The same request has the same fingerprint, also when it leaves the seed to chance.
 fn fingerprint(request: &GenerateRequest) -> String {
     let mut hash = Sha256::new().chain_update(request.to_json());
-    for file in [&request.image, &request.mask] {
-        hash = hash
-            .chain_update([u8::from(file.is_some())])
-            .chain_update(Sha256::digest(file.as_deref().unwrap_or_default()));
+    for (field, bytes) in request.files() {
+        hash = hash.chain_update(Sha256::digest(field)).chain_update(Sha256::digest(bytes));
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

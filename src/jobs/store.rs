@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The schema this program writes.
-const VERSION: i64 = 1;
+/// What makes a database of each version out of the one before, the first of nothing.
+const SCHEMA: [&str; 2] = [include_str!("schema/1-jobs.sql"), include_str!("schema/2-uploads.sql")];
 /// How often a job may be begun before it is held to be what brings the program down.
 pub(super) const MOST_ATTEMPTS: u32 = 3;
 
@@ -26,8 +26,8 @@ pub(super) struct Store {
 pub(super) struct NewJob<'a> {
     pub(super) id: &'a Id,
     pub(super) request: String,
-    pub(super) image: Option<&'a Id>,
-    pub(super) mask: Option<&'a Id>,
+    /// Its files: the fields they were sent in, and their names in the data folder.
+    pub(super) uploads: &'a [(&'static str, Id)],
     pub(super) bytes: u64,
     /// A client's name for this submission, and a digest of what it submitted.
     pub(super) key: Option<(&'a str, &'a str)>,
@@ -50,8 +50,6 @@ pub(super) struct Claimed {
     pub(super) id: Id,
     pub(super) attempt: u32,
     pub(super) request: GenerateRequest,
-    pub(super) image: Option<Id>,
-    pub(super) mask: Option<Id>,
     /// Over all its pictures.
     pub(super) steps: u32,
 }
@@ -86,7 +84,7 @@ impl Store {
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(|error| {
             Error::Server(format!("{} is not a database of limner ({error}); nothing was changed", path.display()))
         })?;
-        if version > VERSION {
+        if version > SCHEMA.len() as i64 {
             let message = format!("{} was written by a newer limner (schema {version})", path.display());
             return Err(Error::Server(message));
         }
@@ -94,10 +92,8 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fault)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(fault)?;
         connection.pragma_update(None, "foreign_keys", true).map_err(fault)?;
-        if version == 0 {
-            connection
-                .execute_batch(&format!("BEGIN IMMEDIATE; {} COMMIT;", include_str!("schema.sql")))
-                .map_err(fault)?;
+        for step in &SCHEMA[version as usize..] {
+            connection.execute_batch(&format!("BEGIN IMMEDIATE; {step} COMMIT;")).map_err(fault)?;
         }
         Ok(Self { connection: Mutex::new(connection) })
     }
@@ -124,8 +120,9 @@ impl Store {
     }
 }
 
-const SELECT: &str = "SELECT id, state, attempt, request, image IS NOT NULL, mask IS NOT NULL, created_at, started_at, \
-                      ended_at, notices, error_code, error_text FROM jobs";
+const SELECT: &str = "SELECT id, state, attempt, request, \
+                      (SELECT json_group_array(field) FROM uploads WHERE job = jobs.id), created_at, started_at, ended_at, \
+                      notices, error_code, error_text FROM jobs";
 const SELECT_IMAGE: &str = "SELECT id, job, width, height, receipt, starred, deleted_at FROM images";
 
 fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
@@ -135,15 +132,14 @@ fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
         state: text(row, 1, State::from_name)?,
         attempt: row.get(2)?,
         request: request(row, 3)?,
-        has_image: row.get(4)?,
-        has_mask: row.get(5)?,
-        created_at: row.get(6)?,
-        started_at: row.get(7)?,
-        ended_at: row.get(8)?,
-        notices: text(row, 9, |json| serde_json::from_str(json).ok())?,
+        uploads: text(row, 4, |json| serde_json::from_str(json).ok())?,
+        created_at: row.get(5)?,
+        started_at: row.get(6)?,
+        ended_at: row.get(7)?,
+        notices: text(row, 8, |json| serde_json::from_str(json).ok())?,
         error: row
-            .get::<_, Option<String>>(10)?
-            .map(|code| Ok::<_, rusqlite::Error>(failure(code, row.get(11)?)))
+            .get::<_, Option<String>>(9)?
+            .map(|code| Ok::<_, rusqlite::Error>(failure(code, row.get(10)?)))
             .transpose()?,
         images: Vec::new(),
     })
@@ -179,10 +175,6 @@ fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
     text(row, column, Id::parse)
 }
 
-fn optional_id(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Id>> {
-    Ok(row.get::<_, Option<String>>(column)?.and_then(|text| Id::parse(&text)))
-}
-
 fn request(row: &Row<'_>, column: usize) -> rusqlite::Result<GenerateRequest> {
     text(row, column, |json| GenerateRequest::from_json(json.as_bytes()).ok())
 }
@@ -196,4 +188,27 @@ pub(super) fn now() -> i64 {
 #[expect(clippy::needless_pass_by_value, reason = "as map_err calls it")]
 fn fault(error: rusqlite::Error) -> Error {
     Error::Storage(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_the_first_version_keeps_its_uploads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("limner.db");
+        let [job, image, mask] = [(); 3].map(|()| Id::random().unwrap());
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(SCHEMA[0]).unwrap();
+        let sql = "INSERT INTO jobs (id, state, request, image, mask, bytes, created_at)
+                   VALUES (?1, 'queued', '{\"prompt\":\"x\"}', ?2, ?3, 7, 1)";
+        old.execute(sql, [job.as_str(), image.as_str(), mask.as_str()]).unwrap();
+        drop(old);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.uploads_of(&job).unwrap(), [("image".to_owned(), image), ("mask".to_owned(), mask)]);
+        assert_eq!(store.get(&job).unwrap().unwrap().uploads, ["image", "mask"]);
+        drop(store);
+        assert_eq!(Store::open(&path).unwrap().uploads().unwrap().len(), 2);
+    }
 }

@@ -73,7 +73,7 @@ impl Worker {
             while let Some(work) = jobs.claim() {
                 match work {
                     Work::Draw(claims) => draw_all(&jobs, &*models, claims),
-                    Work::Load(model) => load(&*models, &model),
+                    Work::Load(model) => load(&jobs, &*models, &model),
                 }
             }
         };
@@ -95,10 +95,11 @@ impl Worker {
 }
 
 /// Loads a model because somebody wishes it. Whoever wants to know what became of it asks the library.
-fn load(models: &dyn Lend, model: &str) {
+fn load(jobs: &Jobs, models: &dyn Lend, model: &str) {
     if let Err(error) = guarded("loading", || models.lend(model, &mut || ())) {
         tracing::error!(model, %error, "a model could not be loaded");
     }
+    jobs.forget_load(model);
 }
 
 /// Draws jobs of the same model, which is loaded for them if need be. A job that is not wanted any more by then is not

@@ -4,11 +4,14 @@
 //! and sequences `(B, T, C)`, so that a 1x1 convolution is a linear layer and a transformer block needs no transposes.
 //! All functions are differentiable, in every argument. In f32 on the CPU they are our own operations; other types and
 //! devices run candle's. There, the weights of linear layers and convolutions may be in half precision, with results and
-//! activations in f32: see [`stored`]. Those have no gradient.
+//! activations in f32: see `stored`. Those have no gradient.
+//! Half precision on NVIDIA's GPUs runs flash attention, where the crate is built with it.
 
 mod activation;
 mod attention;
 mod conv2d;
+#[cfg(feature = "flash-attn")]
+mod flash;
 mod fused;
 mod gemm;
 mod linear;
@@ -108,6 +111,10 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor
 /// Scaled dot-product attention with `heads` heads side by side in the channels.
 /// Shapes: `q` (B, T, C), `k` and `v` (B, S, C); returns (B, T, C). With `causal`, position t sees positions 0..=t.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    #[cfg(feature = "flash-attn")]
+    if flash::serves(q, k, heads, causal) {
+        return flash::attention(q, k, v, heads, causal);
+    }
     if !is_native(q) {
         return reference::attention_in_blocks(q, k, v, heads, causal);
     }

@@ -1,9 +1,20 @@
 //! The same functions in candle's own operations: what other devices and types run, and what tests hold the kernels
 //! against. Shapes and meanings are those of the functions in [`super`].
+//!
+//! Of half precision, squares, exponentials and sums of many values are taken in f32, as PyTorch takes them: f16 ends at
+//! 65,504.
 
 use super::{Activation, Padding};
 use crate::Result;
 use candle_core::{D, DType, Module, Tensor};
+
+/// In f32 where `x` is in half precision.
+fn wide(x: &Tensor) -> candle_core::Result<Tensor> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
+        _ => Ok(x.clone()),
+    }
+}
 
 pub(super) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let b = b.map(|b| b.to_dtype(x.dtype())).transpose()?;
@@ -36,37 +47,40 @@ pub(super) fn group_norm(
 ) -> Result<Tensor> {
     let shape = x.shape().clone();
     let (batch, channels) = (shape.dims()[0], shape.dims()[shape.rank() - 1]);
-    let g = x.reshape((batch, (), groups, channels / groups))?;
+    let g = wide(x)?.reshape((batch, (), groups, channels / groups))?;
     let mean = g.mean_keepdim(3)?.mean_keepdim(1)?;
     let centred = g.broadcast_sub(&mean)?;
     let variance = centred.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
     let y = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape(shape)?;
-    let y = y.broadcast_mul(w)?.broadcast_add(b)?;
-    Ok(match activation {
+    let y = y.broadcast_mul(&wide(w)?)?.broadcast_add(&wide(b)?)?;
+    let y = match activation {
         Activation::Identity => y,
         Activation::Silu => y.silu()?,
-    })
+    };
+    Ok(y.to_dtype(x.dtype())?)
 }
 
 pub(super) fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor> {
-    let mean = x.mean_keepdim(D::Minus1)?;
-    let centred = x.broadcast_sub(&mean)?;
+    let values = wide(x)?;
+    let centred = values.broadcast_sub(&values.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    Ok(centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(w)?.broadcast_add(b)?)
+    let y = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
+    Ok(y.broadcast_mul(&wide(w)?)?.broadcast_add(&wide(b)?)?.to_dtype(x.dtype())?)
 }
 
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
     let (b, t, c) = q.dims3()?;
     let s = k.dim(1)?;
     let split = |x: &Tensor, n| x.reshape((b, n, heads, c / heads))?.transpose(1, 2)?.contiguous();
-    let (q, k, v) = (split(q, t)?, split(k, s)?, split(v, s)?);
-    let mut scores = (q.matmul(&k.transpose(2, 3)?)? * (1.0 / ((c / heads) as f64).sqrt()))?;
+    // Scaled before they are multiplied, so that the product stays small.
+    let (q, k, v) = ((split(q, t)? * (1.0 / ((c / heads) as f64).sqrt()))?, split(k, s)?, split(v, s)?);
+    let mut scores = wide(&q.matmul(&k.transpose(2, 3)?)?)?;
     if causal {
         let mask: Vec<f32> = (0..t * s).map(|i| if i % s > i / s { f32::NEG_INFINITY } else { 0.0 }).collect();
         let mask = Tensor::from_vec(mask, (t, s), q.device())?.to_dtype(scores.dtype())?;
         scores = scores.broadcast_add(&mask)?;
     }
-    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
     Ok(weights.matmul(&v)?.transpose(1, 2)?.reshape((b, t, c))?)
 }
 

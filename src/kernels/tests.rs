@@ -124,6 +124,28 @@ fn activations_agree() {
     agree("add per sample", &vars, |v| add_per_sample(&v[0], &v[1]), |v| reference::add_per_sample(&v[0], &v[1]));
 }
 
+/// Squares of 300 and products of forty are past the largest f16.
+#[test]
+fn sums_in_half_precision_do_not_overflow() {
+    let half = |x: &Tensor| x.to_dtype(DType::F16).unwrap();
+    let full = |x: Result<Tensor>| x.unwrap().to_dtype(DType::F32).unwrap();
+    let (x, w, b) = ((var(&[1, 64, 32], 1).as_tensor() * 600.0).unwrap(), var(&[32], 2), var(&[32], 3));
+    for (name, f) in [
+        ("layer norm", &(|x: &Tensor, w: &Tensor, b: &Tensor| layer_norm(x, w, b, 1e-5)) as &dyn Fn(&_, &_, &_) -> _),
+        ("group norm", &|x, w, b| group_norm(x, w, b, 4, 1e-5, Activation::Silu)),
+    ] {
+        let off = largest_difference(&full(f(&half(&x), &half(&w), &half(&b))), &full(f(&x, &w, &b)));
+        assert!(off < 2e-3, "{name} is off by {off}");
+    }
+    let q = (var(&[1, 16, 64], 4).as_tensor().sign().unwrap() * 40.0).unwrap();
+    let v = var(&[1, 16, 64], 5);
+    let off = largest_difference(
+        &full(attention(&half(&q), &half(&q), &half(&v), 1, true)),
+        &full(attention(&q, &q, &v, 1, true)),
+    );
+    assert!(off < 2e-3, "attention is off by {off}");
+}
+
 #[test]
 fn results_do_not_depend_on_threads() {
     let (x, w, b) = (var(&[3, 20, 20, 24], 1), var(&[40, 3, 3, 24], 2), var(&[40], 3));

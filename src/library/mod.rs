@@ -5,6 +5,7 @@
 //! requests for it can be checked before it is loaded; it is loaded when it is lent out for the first time, and stays in
 //! memory until another needs the room. What is lent out stays in any case.
 
+mod catalogue;
 mod entry;
 mod shelf;
 mod stamp;
@@ -12,15 +13,15 @@ mod stamp;
 pub use entry::{Entry, Outline, Presence};
 
 use crate::Error;
-use crate::error::{FieldError, Result};
-use crate::model::checkpoint::{self, Opened, Precision};
-use crate::pipeline::{Pipeline, TokenCount};
-use crate::request::{Facts, quoted};
+use crate::error::Result;
+use crate::model::adapter;
+use crate::model::checkpoint::Precision;
+use crate::pipeline::{Pipeline, TokenCount, count_tokens};
+use crate::request::Facts;
 use candle_core::Device;
+use catalogue::Catalogue;
 use entry::{Found, Reason};
-use shelf::{Room, Shelf, Taken};
-use stamp::Stamp;
-use std::collections::HashMap;
+use shelf::{Room, Shelf, Taken, Weigh};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,20 +49,11 @@ pub struct Settings {
 /// The models.
 pub struct Library {
     settings: Settings,
-    first: String,
-    /// What was read of models on disk, by name.
-    known: Mutex<HashMap<String, Known>>,
+    catalogue: Catalogue,
     shelf: Mutex<Shelf<Pipeline>>,
     /// Held by whoever loads: one at a time.
     turn: Mutex<()>,
     loading: Mutex<Option<String>>,
-}
-
-/// What was read of a model, or why that could not be used, and what its files looked like then.
-#[derive(Clone)]
-struct Known {
-    stamp: Stamp,
-    outline: Result<Outline, Reason>,
 }
 
 /// What became of the wish to have a model out of memory.
@@ -79,8 +71,7 @@ impl Library {
     /// Loads nothing yet.
     pub fn new(settings: Settings) -> Self {
         Self {
-            first: checkpoint::name(&settings.first),
-            known: Mutex::default(),
+            catalogue: Catalogue::new(&settings),
             shelf: Mutex::new(Shelf::new(settings.budget)),
             turn: Mutex::default(),
             loading: Mutex::default(),
@@ -90,15 +81,15 @@ impl Library {
 
     /// The name of the model that is drawn with where a request names none.
     pub fn first(&self) -> &str {
-        &self.first
+        self.catalogue.first()
     }
 
     /// What a plan has to know of a model; "" means the one that comes first. Reads small files and headers where they
     /// are not as they were the last time. An unknown model, one that cannot be used and one that is larger than the
     /// budget are [`Error::Invalid`], with the reason.
     pub fn facts(&self, name: &str) -> Result<Facts> {
-        let found = self.find(name)?;
-        self.outline(&found).map(|outline| outline.facts).map_err(|reason| reason.error(&found.name))
+        let found = self.catalogue.find(name)?;
+        self.catalogue.outline(&found).map(|outline| outline.facts).map_err(|reason| reason.error(&found.name))
     }
 
     /// A share in a model, which is loaded if need be and stays in memory as long as the share lives. Says `on_load`
@@ -106,21 +97,22 @@ impl Library {
     /// [`Library::facts`].
     pub fn lend(&self, name: &str, on_load: &mut dyn FnMut()) -> Result<Arc<Pipeline>> {
         let _turn = lock(&self.turn);
-        let found = self.find(name)?;
+        let found = self.catalogue.find(name)?;
         if let Some(held) = lock(&self.shelf).get(&found.name, &found.stamp) {
             return Ok(held);
         }
-        on_load();
         let _loading = Loading::begin(&self.loading, &found.name);
         let began = Instant::now();
-        let pipeline = self.load(&found)?;
+        let pipeline = self.load(&found, on_load)?;
         let bytes = pipeline.bytes();
+        // What was needed only to load it.
+        (self.settings.give_back)();
         // It may have taken more than its headers said.
         if !self.try_make_room(&found.name, bytes) {
             tracing::warn!(model = found.name, mib = bytes >> 20, "the models in memory take more than they may");
         }
         tracing::info!(model = found.name, mib = bytes >> 20, seconds = began.elapsed().as_secs_f64(), "loaded");
-        Ok(lock(&self.shelf).put(found.name, found.stamp, bytes, pipeline))
+        Ok(lock(&self.shelf).put(found.name, found.stamp, pipeline))
     }
 
     /// Takes a model out of memory, unless it is in use.
@@ -138,24 +130,25 @@ impl Library {
 
     /// Forgets why a model could not be used, so that it is tried again although its files have not changed.
     pub fn retry(&self, name: &str) {
-        lock(&self.known).retain(|other, known| other != name || known.outline.is_ok());
+        self.catalogue.retry(name);
     }
 
-    /// Counts the tokens of a prompt as a model reads it that is in memory.
+    /// Counts the tokens of a prompt as a model reads it, which need not be in memory for that.
     pub fn tokens(&self, name: &str, prompt: &str) -> Result<TokenCount> {
-        let found = self.find(name)?;
-        let pipeline = lock(&self.shelf).peek(&found.name);
-        let not_loaded = || {
-            let message = format!("{} is not in memory; the tokens of its prompts are counted when it is", found.name);
-            Error::invalid(FieldError::new("model", "not_loaded", message))
-        };
-        pipeline.ok_or_else(not_loaded)?.tokens(prompt)
+        let found = self.catalogue.find(name)?;
+        let held = lock(&self.shelf).peek(&found.name, &found.stamp);
+        if let Some(pipeline) = held {
+            return pipeline.tokens(prompt);
+        }
+        let reason = |reason: Reason| reason.error(&found.name);
+        let facts = self.catalogue.outline(&found).map_err(reason)?.facts;
+        count_tokens(&*self.catalogue.tokenizer(&found).map_err(reason)?, &facts, prompt)
     }
 
     /// All models, by name.
     pub fn list(&self) -> Vec<Entry> {
         let held = lock(&self.shelf).held().iter().map(|held| held.name.clone()).collect();
-        let mut names: Vec<String> = [self.names(), held].concat();
+        let mut names: Vec<String> = [self.catalogue.names(), held].concat();
         names.sort_unstable();
         names.dedup();
         names.into_iter().map(|name| self.entry(name)).collect()
@@ -163,12 +156,12 @@ impl Library {
 
     /// One of them, unless there is none of that name.
     pub fn get(&self, name: &str) -> Option<Entry> {
-        self.find(name).ok().map(|found| self.entry(found.name))
+        self.catalogue.find(name).ok().map(|found| self.entry(found.name))
     }
 
     /// The models in memory, with the bytes that they take.
     pub fn loaded(&self) -> Vec<(String, u64)> {
-        lock(&self.shelf).held().iter().map(|held| (held.name.clone(), held.bytes)).collect()
+        lock(&self.shelf).held().iter().map(|held| (held.name.clone(), held.bytes())).collect()
     }
 
     /// Bytes that all of them may take together.
@@ -176,80 +169,20 @@ impl Library {
         self.settings.budget
     }
 
-    fn names(&self) -> Vec<String> {
-        checkpoint::names(&self.settings.places).into_iter().chain([self.first.clone()]).collect()
+    /// The adapters and embeddings that models can be drawn with.
+    pub fn adapters(&self) -> adapter::Catalogue {
+        self.catalogue.adapters()
     }
 
-    /// Where a model is. The first one goes before others of its name.
-    fn find(&self, name: &str) -> Result<Found> {
-        let elsewhere = checkpoint::named(name, &self.settings.places).map(|path| (checkpoint::name(&path), path));
-        match elsewhere {
-            _ if name.is_empty() || name == self.first => Ok(self.found_first()),
-            Some((name, _)) if name == self.first => Ok(self.found_first()),
-            Some((name, path)) => Ok(Found { name, stamp: Stamp::of(&path), path }),
-            None => {
-                let mut names = self.names();
-                names.sort_unstable();
-                names.dedup();
-                let message = format!("must be one of {}, was {}", names.join(", "), quoted(name));
-                Err(Error::invalid(FieldError::new("model", "unknown_model", message)))
-            }
-        }
-    }
-
-    fn found_first(&self) -> Found {
-        let path = self.settings.first.clone();
-        Found { name: self.first.clone(), stamp: Stamp::of(&path), path }
-    }
-
-    /// What a model is, as it was read the last time or is read now; or why it cannot be used.
-    fn outline(&self, found: &Found) -> Result<Outline, Reason> {
-        let known = lock(&self.known).get(&found.name).filter(|known| known.stamp == found.stamp).cloned();
-        let outline = match known {
-            Some(known) => known.outline?,
-            None => self.read(&self.open(found)?),
-        };
-        self.check_budget(outline.bytes).map(|()| outline)
-    }
-
-    fn read(&self, opened: &Opened) -> Outline {
-        Outline::of(opened, self.settings.precision)
-    }
-
-    fn open(&self, found: &Found) -> Result<Opened, Reason> {
-        let opened = Opened::read(&found.path).map_err(|error| self.note(found, &error))?;
-        self.remember(found, Ok(self.read(&opened)));
-        Ok(opened)
-    }
-
-    /// The reason that `error` is for not using a model. What is wrong with its files is remembered until they change.
-    fn note(&self, found: &Found, error: &Error) -> Reason {
-        let reason = Reason::new(found, error);
-        if matches!(error, Error::Model { .. }) {
-            self.remember(found, Err(reason.clone()));
-        }
-        reason
-    }
-
-    fn remember(&self, found: &Found, outline: Result<Outline, Reason>) {
-        lock(&self.known).insert(found.name.clone(), Known { stamp: found.stamp.clone(), outline });
-    }
-
-    fn check_budget(&self, bytes: u64) -> Result<(), Reason> {
-        let budget = self.settings.budget;
-        if bytes <= budget { Ok(()) } else { Err(Reason::too_large(bytes, budget)) }
-    }
-
-    fn load(&self, found: &Found) -> Result<Pipeline> {
+    fn load(&self, found: &Found, on_load: &mut dyn FnMut()) -> Result<Pipeline> {
         let reason = |reason: Reason| reason.error(&found.name);
-        let opened = self.open(found).map_err(reason)?;
-        let bytes = self.read(&opened).bytes;
-        self.check_budget(bytes).map_err(reason)?;
+        let (opened, bytes) = self.catalogue.open_to_load(found).map_err(reason)?;
+        on_load();
         while !self.try_make_room(&found.name, bytes) {
             std::thread::sleep(PATIENCE);
         }
         Pipeline::new(opened, &self.settings.device, self.settings.precision).map_err(|error| match error {
-            Error::Model { .. } => reason(self.note(found, &error)),
+            Error::Model { .. } => reason(self.catalogue.note(found, &error)),
             error => error,
         })
     }
@@ -266,26 +199,32 @@ impl Library {
             return;
         }
         for held in gone {
-            tracing::info!(model = held.name, mib = held.bytes >> 20, "unloaded");
+            tracing::info!(model = held.name, mib = held.bytes() >> 20, "unloaded");
         }
         (self.settings.give_back)();
     }
 
     fn entry(&self, name: String) -> Entry {
-        let (bytes_on_disk, outline) = match self.find(&name) {
-            Ok(found) => (found.stamp.bytes(), self.outline(&found).map_err(|reason| reason.text)),
+        let (bytes_on_disk, outline) = match self.catalogue.find(&name) {
+            Ok(found) => (found.stamp.bytes(), self.catalogue.outline(&found).map_err(|reason| reason.text)),
             Err(_) => (0, Err("its files are gone".to_owned())),
         };
-        Entry { first: name == self.first, presence: self.presence(&name), bytes_on_disk, outline, name }
+        Entry { first: name == self.first(), presence: self.presence(&name), bytes_on_disk, outline, name }
     }
 
     fn presence(&self, name: &str) -> Presence {
         let shelf = lock(&self.shelf);
         match shelf.held().iter().find(|held| held.name == name) {
-            Some(held) => Presence::Loaded { bytes: held.bytes, in_use: held.in_use() },
+            Some(held) => Presence::Loaded { bytes: held.bytes(), in_use: held.in_use() },
             None if lock(&self.loading).as_deref() == Some(name) => Presence::Loading,
             None => Presence::OnDisk,
         }
+    }
+}
+
+impl Weigh for Pipeline {
+    fn bytes(&self) -> u64 {
+        Self::bytes(self)
     }
 }
 

@@ -3,6 +3,11 @@
 use super::stamp::Stamp;
 use std::sync::Arc;
 
+/// A thing that takes memory: more or less of it as it is used.
+pub(super) trait Weigh {
+    fn bytes(&self) -> u64;
+}
+
 /// Things in memory that together take no more than a budget.
 #[derive(Debug)]
 pub(super) struct Shelf<T> {
@@ -18,7 +23,6 @@ pub(super) struct Held<T> {
     pub(super) name: String,
     /// Its files, as they were when it was loaded.
     pub(super) stamp: Stamp,
-    pub(super) bytes: u64,
     used: u64,
     thing: Arc<T>,
 }
@@ -40,13 +44,18 @@ pub(super) enum Taken<T> {
     NotHere,
 }
 
-impl<T> Held<T> {
+impl<T: Weigh> Held<T> {
+    /// What it takes now.
+    pub(super) fn bytes(&self) -> u64 {
+        self.thing.bytes()
+    }
+
     pub(super) fn in_use(&self) -> bool {
         Arc::strong_count(&self.thing) > 1
     }
 }
 
-impl<T> Shelf<T> {
+impl<T: Weigh> Shelf<T> {
     pub(super) fn new(budget: u64) -> Self {
         Self { budget, held: Vec::new(), clock: 0 }
     }
@@ -56,7 +65,7 @@ impl<T> Shelf<T> {
     }
 
     fn bytes(&self) -> u64 {
-        self.held.iter().map(|held| held.bytes).sum()
+        self.held.iter().map(Held::bytes).sum()
     }
 
     /// A share in the thing called `name`, if it is the one that `stamp` shows. Counts as a use.
@@ -67,9 +76,9 @@ impl<T> Shelf<T> {
         Some(held.thing.clone())
     }
 
-    /// A share in what is called `name`, without counting as a use.
-    pub(super) fn peek(&self, name: &str) -> Option<Arc<T>> {
-        self.held.iter().find(|held| held.name == name).map(|held| held.thing.clone())
+    /// The same, without counting as a use.
+    pub(super) fn peek(&self, name: &str, stamp: &Stamp) -> Option<Arc<T>> {
+        self.held.iter().find(|held| held.name == name && held.stamp == *stamp).map(|held| held.thing.clone())
     }
 
     /// Takes off what has to go so that a thing called `name` of so many bytes fits: what was called so before, and then
@@ -83,7 +92,7 @@ impl<T> Shelf<T> {
             if left <= self.budget && self.held[i].name != name {
                 break;
             }
-            left = left.saturating_sub(self.held[i].bytes);
+            left = left.saturating_sub(self.held[i].bytes());
             going.push(i);
         }
         if left > self.budget {
@@ -95,10 +104,10 @@ impl<T> Shelf<T> {
     }
 
     /// Puts a thing that was made room for, and returns a share in it.
-    pub(super) fn put(&mut self, name: String, stamp: Stamp, bytes: u64, thing: T) -> Arc<T> {
+    pub(super) fn put(&mut self, name: String, stamp: Stamp, thing: T) -> Arc<T> {
         self.clock += 1;
         let thing = Arc::new(thing);
-        self.held.push(Held { name, stamp, bytes, used: self.clock, thing: thing.clone() });
+        self.held.push(Held { name, stamp, used: self.clock, thing: thing.clone() });
         thing
     }
 
@@ -115,12 +124,23 @@ impl<T> Shelf<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::cell::Cell;
 
-    fn put(shelf: &mut Shelf<()>, name: &str, bytes: u64) -> Arc<()> {
-        shelf.put(name.to_owned(), Stamp::default(), bytes, ())
+    /// Takes so many bytes.
+    #[derive(Debug)]
+    struct Thing(Cell<u64>);
+
+    impl Weigh for Thing {
+        fn bytes(&self) -> u64 {
+            self.0.get()
+        }
     }
 
-    fn names(held: &[Held<()>]) -> Vec<&str> {
+    fn put(shelf: &mut Shelf<Thing>, name: &str, bytes: u64) -> Arc<Thing> {
+        shelf.put(name.to_owned(), Stamp::default(), Thing(Cell::new(bytes)))
+    }
+
+    fn names(held: &[Held<Thing>]) -> Vec<&str> {
         held.iter().map(|held| held.name.as_str()).collect()
     }
 
@@ -133,7 +153,7 @@ mod tests {
         assert!(shelf.get("a", &Stamp::default()).is_some());
         let room = shelf.make_room("d", 2);
         assert_eq!((names(&room.gone), room.enough, names(shelf.held())), (vec!["b"], true, vec!["a", "c"]));
-        assert!(shelf.peek("c").is_some(), "a look is no use");
+        assert!(shelf.peek("c", &Stamp::default()).is_some(), "a look is no use");
         let room = shelf.make_room("d", 6);
         assert_eq!((names(&room.gone), names(shelf.held())), (vec!["c"], vec!["a"]));
     }
@@ -149,7 +169,14 @@ mod tests {
         drop(lent);
         let room = shelf.make_room("c", 5);
         assert_eq!((names(&room.gone), room.enough, names(shelf.held())), (vec!["a"], true, vec!["b"]));
-        assert!(matches!(shelf.take("b"), Taken::Gone(held) if held.bytes == 4));
+        assert!(matches!(shelf.take("b"), Taken::Gone(held) if held.bytes() == 4));
+    }
+
+    #[test]
+    fn what_grows_as_it_is_used_is_counted_as_it_is() {
+        let mut shelf = Shelf::new(10);
+        put(&mut shelf, "a", 4).0.set(8);
+        assert_eq!(names(&shelf.make_room("b", 4).gone), ["a"]);
     }
 
     #[test]
@@ -167,7 +194,7 @@ mod tests {
         #[test]
         fn the_budget_is_kept_and_users_keep_what_they_use(asked in proptest::collection::vec((0..6usize, 1..8u64, any::<bool>()), 1..60)) {
             let mut shelf = Shelf::new(16);
-            let mut used: Vec<(String, Arc<()>)> = Vec::new();
+            let mut used: Vec<(String, Arc<Thing>)> = Vec::new();
             for (which, bytes, keep) in asked {
                 let name = which.to_string();
                 used.retain(|(other, _)| keep || *other != name);

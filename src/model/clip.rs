@@ -111,7 +111,7 @@ impl ClipTextModel {
                 &embeddings.pp("position_embedding"),
             )?,
             layers: (0..config.num_hidden_layers)
-                .map(|i| EncoderLayer::new(config, &layers.pp(i)))
+                .map(|i| EncoderLayer::new(config, true, &layers.pp(i)))
                 .collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::new(width, config.layer_norm_eps, &vb.pp("final_layer_norm"))?,
             text_projection,
@@ -136,7 +136,29 @@ impl ClipTextModel {
 
     /// Token ids (B, T), u32, to the states before the last `skip` layers, (B, T, C), without the final norm.
     pub fn hidden(&self, ids: &Tensor, skip: usize) -> Result<Tensor> {
-        Self::run(&self.layers[..self.depth().saturating_sub(skip)], self.embed(ids)?)
+        self.hidden_of(&self.token_embedding.forward(ids)?, skip)
+    }
+
+    /// Vectors of tokens, (B, T, C), to the same.
+    pub fn hidden_of(&self, tokens: &Tensor, skip: usize) -> Result<Tensor> {
+        Self::run(&self.layers[..self.depth().saturating_sub(skip)], self.placed(tokens)?)
+    }
+
+    /// How many tokens there are.
+    pub fn vocabulary_size(&self) -> usize {
+        self.token_embedding.weight().dims()[0]
+    }
+
+    /// The vectors of tokens, (1, T, C). Ids from [`Self::vocabulary_size`] on are the rows of `added`, (n, C).
+    pub fn tokens(&self, ids: &[u32], added: &Tensor) -> Result<Tensor> {
+        let known = self.vocabulary_size() as u32;
+        let (count, device) = (ids.len(), self.device());
+        let own: Vec<u32> = ids.iter().map(|&id| if id < known { id } else { 0 }).collect();
+        let own = self.token_embedding.forward(&Tensor::from_vec(own, (1, count), device)?)?.squeeze(0)?;
+        let all = Tensor::cat(&[&own, &added.to_dtype(own.dtype())?], 0)?;
+        let place = |(i, &id): (usize, &u32)| if id < known { i as u32 } else { count as u32 + id - known };
+        let places: Vec<u32> = ids.iter().enumerate().map(place).collect();
+        Ok(all.index_select(&Tensor::from_vec(places, count, device)?, 0)?.unsqueeze(0)?)
     }
 
     /// What the last `skip` layers make of [`Self::hidden`], as one vector per text: the state of the end token, at
@@ -159,13 +181,14 @@ impl ClipTextModel {
         layers.iter().try_fold(x, |x, layer| layer.forward(&x))
     }
 
-    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        let (most, length) = (self.position_embedding.weight().dim(0)?, ids.dim(1)?);
+    /// Vectors of tokens with those of their positions.
+    fn placed(&self, tokens: &Tensor) -> Result<Tensor> {
+        let (most, length) = (self.position_embedding.weight().dim(0)?, tokens.dim(1)?);
         if length > most {
             return Err(fault(&format!("{length} tokens, but only {most} positions")));
         }
         let positions = self.position_embedding.first(length)?;
-        Ok(self.token_embedding.forward(ids)?.broadcast_add(&positions)?)
+        Ok(tokens.broadcast_add(&positions)?)
     }
 }
 
@@ -175,7 +198,7 @@ fn fault(message: &str) -> Error {
 
 /// x + attention(norm(x)), then x + feed_forward(norm(x)).
 #[derive(Debug)]
-struct EncoderLayer {
+pub(super) struct EncoderLayer {
     layer_norm1: LayerNorm,
     q_proj: Linear,
     k_proj: Linear,
@@ -186,10 +209,12 @@ struct EncoderLayer {
     fc1: Linear,
     fc2: Linear,
     activation: HiddenActivation,
+    causal: bool,
 }
 
 impl EncoderLayer {
-    fn new(config: &ClipTextConfig, vb: &VarBuilder) -> Result<Self> {
+    /// `causal`: no position sees those after it, as in texts.
+    pub(super) fn new(config: &ClipTextConfig, causal: bool, vb: &VarBuilder) -> Result<Self> {
         let (width, eps) = (config.hidden_size, config.layer_norm_eps);
         let (attention, mlp) = (vb.pp("self_attn"), vb.pp("mlp"));
         let projection = |name: &str| Linear::new(width, width, &attention.pp(name));
@@ -204,13 +229,14 @@ impl EncoderLayer {
             fc1: Linear::new(width, config.intermediate_size, &mlp.pp("fc1"))?,
             fc2: Linear::new(config.intermediate_size, width, &mlp.pp("fc2"))?,
             activation: config.hidden_act,
+            causal,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.layer_norm1.forward(x)?;
         let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
-        let attended = kernels::attention(&q, &k, &v, self.heads, true)?;
+        let attended = kernels::attention(&q, &k, &v, self.heads, self.causal)?;
         let x = (x + self.out_proj.forward(&attended)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let h = match self.activation {

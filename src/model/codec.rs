@@ -2,11 +2,12 @@
 
 use super::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use super::checkpoint::read_json;
+use super::taesd::{AutoencoderTiny, TinyConfig};
 use super::vae::{AutoencoderKl, VaeConfig};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// An autoencoder of one of the known kinds.
@@ -16,6 +17,8 @@ pub enum Codec {
     Patch(Box<PatchAutoencoder>),
     /// Stable Diffusion's.
     Kl(Box<AutoencoderKl>),
+    /// One that was distilled from that.
+    Tiny(Box<AutoencoderTiny>),
 }
 
 /// The contents of `vae/config.json`, checked.
@@ -23,6 +26,7 @@ pub enum Codec {
 pub(super) enum CodecConfig {
     Patch(PatchAutoencoderConfig),
     Kl(VaeConfig),
+    Tiny(TinyConfig),
 }
 
 #[derive(Deserialize)]
@@ -40,7 +44,13 @@ impl CodecConfig {
                 config.check().map(|()| Self::Patch(config))
             }
             "AutoencoderKL" => Self::kl(read_json(path)?),
-            other => Err(format!("unknown autoencoder {other:?}; known are AutoencoderKL and PatchAutoencoder")),
+            "AutoencoderTiny" => {
+                let config: TinyConfig = read_json(path)?;
+                config.check().map(|()| Self::Tiny(config))
+            }
+            other => Err(format!(
+                "unknown autoencoder {other:?}; known are AutoencoderKL, AutoencoderTiny and PatchAutoencoder"
+            )),
         };
         config.map_err(|message| Error::model(path, message))
     }
@@ -54,11 +64,14 @@ impl CodecConfig {
         }
     }
 
-    /// Channels of the latents.
-    pub(super) fn latent_channels(&self) -> usize {
+    /// The name of a tiny decoder for the same latents: those of Stable Diffusion, or those of XL, which are scaled to
+    /// another variance.
+    pub(super) fn companion(&self) -> Option<&'static str> {
         match self {
-            Self::Patch(config) => config.latent_channels,
-            Self::Kl(config) => config.latent_channels,
+            Self::Kl(config) if config.latent_channels != 4 => None,
+            Self::Kl(config) if (config.scaling_factor - 0.13025).abs() < 1e-6 => Some("taesdxl"),
+            Self::Kl(_) => Some("taesd"),
+            Self::Patch(_) | Self::Tiny(_) => None,
         }
     }
 
@@ -67,7 +80,22 @@ impl CodecConfig {
         match self {
             Self::Patch(config) => config.factor(),
             Self::Kl(config) => config.factor(),
+            Self::Tiny(config) => config.factor(),
         }
+    }
+
+    /// Channels of the latents.
+    pub(super) fn latent_channels(&self) -> usize {
+        match self {
+            Self::Patch(config) => config.latent_channels,
+            Self::Kl(config) => config.latent_channels,
+            Self::Tiny(config) => config.latent_channels,
+        }
+    }
+
+    /// Whether it is tiny by itself.
+    pub(super) fn is_tiny(&self) -> bool {
+        matches!(self, Self::Tiny(_))
     }
 
     /// Whether it is of the bundled model's kind.
@@ -76,11 +104,36 @@ impl CodecConfig {
     }
 }
 
+/// Which decoder draws a finished picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decoder {
+    /// The model's own.
+    #[default]
+    Full,
+    /// A tiny one that was distilled from it: in less time, and not as well.
+    Tiny,
+}
+
+impl Decoder {
+    /// Both, in the order in which a form lists them.
+    pub const ALL: [Self; 2] = [Self::Full, Self::Tiny];
+
+    /// The name used in JSON, in the form and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Tiny => "tiny",
+        }
+    }
+}
+
 impl Codec {
     pub(super) fn new(config: &CodecConfig, vb: &VarBuilder) -> Result<Self> {
         Ok(match config {
             CodecConfig::Patch(config) => Self::Patch(Box::new(PatchAutoencoder::new(config, vb)?)),
             CodecConfig::Kl(config) => Self::Kl(Box::new(AutoencoderKl::new(config, vb)?)),
+            CodecConfig::Tiny(config) => Self::Tiny(Box::new(AutoencoderTiny::new(config, vb)?)),
         })
     }
 
@@ -89,6 +142,7 @@ impl Codec {
         match self {
             Self::Patch(model) => model.config().factor(),
             Self::Kl(model) => model.config().factor(),
+            Self::Tiny(model) => model.config().factor(),
         }
     }
 
@@ -97,6 +151,7 @@ impl Codec {
         match self {
             Self::Patch(model) => model.config().latent_channels,
             Self::Kl(model) => model.config().latent_channels,
+            Self::Tiny(model) => model.config().latent_channels,
         }
     }
 
@@ -105,6 +160,7 @@ impl Codec {
         match self {
             Self::Patch(model) => model.dtype(),
             Self::Kl(model) => model.dtype(),
+            Self::Tiny(model) => model.dtype(),
         }
     }
 
@@ -114,6 +170,7 @@ impl Codec {
         let mean = match self {
             Self::Patch(model) => model.encode(&x)?.mean,
             Self::Kl(model) => model.encode(&x)?.mean,
+            Self::Tiny(model) => model.encode(&x)?,
         };
         Ok(mean.to_dtype(pictures.dtype())?)
     }
@@ -126,6 +183,7 @@ impl Codec {
                 let (scale, shift) = scale_and_shift(model.config());
                 Ok(((self.mean(pictures)? - shift)? * scale)?)
             }
+            Self::Tiny(model) => model.encode(pictures),
         }
     }
 
@@ -138,6 +196,7 @@ impl Codec {
                 let (scale, shift) = scale_and_shift(model.config());
                 model.decode(&((x / scale)? + shift)?)?
             }
+            Self::Tiny(model) => model.decode(&x)?,
         };
         Ok(pictures.to_dtype(latents.dtype())?)
     }

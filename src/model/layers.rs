@@ -39,18 +39,31 @@ impl Linear {
     }
 }
 
-/// A 2-D convolution with bias; `weight` is (outputs, inputs, k, k) in files and (outputs, k, k, inputs) here.
+/// A 2-D convolution; `weight` is (outputs, inputs, k, k) in files and (outputs, k, k, inputs) here.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
     stride: usize,
     padding: Padding,
 }
 
 impl Conv2d {
-    /// A `kernel` x `kernel` convolution.
+    /// A `kernel` x `kernel` convolution with bias.
     pub fn new(
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        stride: usize,
+        padding: Padding,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let bias = Some(vb.get_with_hints(outputs, "bias", uniform(inputs * kernel * kernel))?);
+        Ok(Self { bias, ..Self::without_bias(inputs, outputs, kernel, stride, padding, vb)? })
+    }
+
+    /// The same without bias.
+    pub fn without_bias(
         inputs: usize,
         outputs: usize,
         kernel: usize,
@@ -60,8 +73,7 @@ impl Conv2d {
     ) -> Result<Self> {
         let init = uniform(inputs * kernel * kernel);
         let weight = vb.get_with_hints((outputs, inputs, kernel, kernel), "weight", init)?;
-        let weight = weight.permute((0, 2, 3, 1))?.contiguous()?;
-        Ok(Self { weight, bias: vb.get_with_hints(outputs, "bias", init)?, stride, padding })
+        Ok(Self { weight: weight.permute((0, 2, 3, 1))?.contiguous()?, bias: None, stride, padding })
     }
 
     /// A 3x3 convolution that keeps the size.
@@ -76,7 +88,7 @@ impl Conv2d {
 
     /// (B, H, W, inputs) -> (B, H', W', outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::conv2d(x, &self.weight, Some(&self.bias), self.stride, self.padding)
+        kernels::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
     }
 
     /// Of silu(norm(x)), which need not exist whole.
@@ -90,7 +102,7 @@ impl Conv2d {
     }
 
     fn parameters(&self) -> Convolution<'_> {
-        Convolution { weight: &self.weight, bias: Some(&self.bias), stride: self.stride, padding: self.padding }
+        Convolution { weight: &self.weight, bias: self.bias.as_ref(), stride: self.stride, padding: self.padding }
     }
 }
 

@@ -4,14 +4,15 @@ use super::clip::ClipTextModel;
 use super::tokenizer::Tokenizer;
 use crate::Result;
 use candle_core::Tensor;
+use std::sync::Arc;
 
-/// Text to states.
-#[derive(Debug)]
+/// Text to states. A clone shares both parts.
+#[derive(Debug, Clone)]
 pub struct TextEncoder {
     /// Text to ids.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// Ids to states.
-    pub network: ClipTextModel,
+    pub network: Arc<ClipTextModel>,
     /// Which states its U-Net was trained with.
     pub reading: Reading,
 }
@@ -47,11 +48,14 @@ pub struct Said {
 
 impl TextEncoder {
     /// Reads [`Tokenizer::max_length`] ids with the end token at position `end`. `skip`, where given, takes the place of
-    /// [`Reading::skip`] (`clip skip` less one), but one layer is always read.
-    pub fn read(&self, ids: &[u32], end: usize, skip: Option<usize>) -> Result<Said> {
+    /// [`Reading::skip`] (`clip skip` less one), but one layer is always read. Ids past the vocabulary are those of `added`
+    /// vectors.
+    pub fn read(&self, ids: &[u32], end: usize, skip: Option<usize>, added: Option<&Tensor>) -> Result<Said> {
         let skip = skip.unwrap_or(self.reading.skip).min(self.network.depth().saturating_sub(1));
-        let ids = Tensor::from_slice(ids, (1, ids.len()), self.network.device())?;
-        let hidden = self.network.hidden(&ids, skip)?;
+        let hidden = match added {
+            None => self.network.hidden(&Tensor::from_slice(ids, (1, ids.len()), self.network.device())?, skip)?,
+            Some(added) => self.network.hidden_of(&self.network.tokens(ids, added)?, skip)?,
+        };
         let pooled = self.reading.pooled.then(|| self.network.pooled(&hidden, skip, end)).transpose()?;
         let states = if self.reading.final_norm { self.network.normed(&hidden)? } else { hidden };
         Ok(Said { states, pooled })

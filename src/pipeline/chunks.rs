@@ -1,8 +1,9 @@
 //! A prompt of any length as chunks that a text encoder can read, and what a weight does to a token.
 
+use super::vocabulary::Vocabulary;
 use crate::Result;
 use crate::model::tokenizer::Tokenizer;
-use crate::prompt::Wording;
+use crate::prompt::{Span, Wording};
 use candle_core::{DType, Device, Tensor};
 
 /// What is read at a time.
@@ -23,21 +24,36 @@ impl Chunk {
 }
 
 /// The chunks of a wording, at least one. Each passage begins a new one, and is spread over as many as it needs.
-pub(super) fn chunks(tokenizer: &Tokenizer, wording: &Wording) -> Result<Vec<Chunk>> {
+pub(super) fn chunks(vocabulary: &Vocabulary<'_>, wording: &Wording) -> Result<Vec<Chunk>> {
     let mut chunks = Vec::new();
     for passage in &wording.0 {
-        let mut words = Vec::new();
-        for span in passage {
-            words.extend(tokenizer.ids(&span.text)?.into_iter().map(|id| (id, span.weight as f32)));
-        }
-        chunks.extend(words.chunks(tokenizer.room()).map(|words| Chunk::new(tokenizer, words)));
-        if words.is_empty() {
-            chunks.push(Chunk::new(tokenizer, &[]));
-        }
+        chunks.extend(spread(vocabulary, passage)?);
     }
     // Nothing follows a BREAK at the end.
     if chunks.len() > 1 && chunks.last().is_some_and(|chunk| chunk.words == 0) {
         chunks.pop();
+    }
+    Ok(chunks)
+}
+
+/// At least one chunk. What belongs together is not parted, unless it is longer than a chunk.
+fn spread(vocabulary: &Vocabulary<'_>, passage: &[Span]) -> Result<Vec<Chunk>> {
+    let (tokenizer, room) = (vocabulary.tokenizer, vocabulary.tokenizer.room());
+    let (mut chunks, mut words) = (Vec::new(), Vec::new());
+    for span in passage {
+        for group in vocabulary.groups(&span.text)? {
+            if words.len() + group.len() > room && group.len() <= room {
+                chunks.push(Chunk::new(tokenizer, &std::mem::take(&mut words)));
+            }
+            words.extend(group.into_iter().map(|id| (id, span.weight as f32)));
+            while words.len() > room {
+                chunks.push(Chunk::new(tokenizer, &words[..room]));
+                words.drain(..room);
+            }
+        }
+    }
+    if chunks.is_empty() || !words.is_empty() {
+        chunks.push(Chunk::new(tokenizer, &words));
     }
     Ok(chunks)
 }
@@ -74,13 +90,15 @@ fn mean(states: &Tensor) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::vocabulary::Added;
     use crate::prompt::Prompt;
     use std::path::Path;
 
     fn read(text: &str) -> Vec<Chunk> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
         let tokenizer = Tokenizer::from_folder(&folder, 6).unwrap();
-        chunks(&tokenizer, &Prompt::parse(text).parts()[0].at(0, 1)).unwrap()
+        let none = Added::default();
+        chunks(&Vocabulary::new(&tokenizer, &none, 0), &Prompt::parse(text).parts()[0].at(0, 1)).unwrap()
     }
 
     /// One channel.

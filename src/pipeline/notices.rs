@@ -1,6 +1,7 @@
 //! What a person should know about a picture although nothing was wrong with the request.
 
-use crate::prompt::Prompt;
+use crate::model::checkpoint::read_file;
+use crate::prompt::{Piece, Prompt, pieces};
 use crate::request::{Facts, Plan};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -25,15 +26,19 @@ impl Notice {
 /// The words of the captions a model was trained on.
 pub(super) struct Words(HashSet<String>);
 
+/// No list of words is longer.
+const LARGEST: u64 = 16 << 20;
+
 impl Words {
-    /// Reads `words.txt` of a model folder, one word a line. Most models have none.
-    pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join("words.txt");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Self(text.lines().map(|line| line.trim().to_lowercase()).collect()))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io(path)(error)),
+    /// Reads `words.txt` of a model folder, one word a line. Most models have none, and a single file never has.
+    pub(super) fn read(model: &Path) -> Result<Option<Self>> {
+        let path = model.join("words.txt");
+        if !path.exists() {
+            return Ok(None);
         }
+        let bytes = read_file(&path, LARGEST)?;
+        let text = std::str::from_utf8(&bytes).map_err(|e| Error::model(&path, e.to_string()))?;
+        Ok(Some(Self(text.lines().map(|line| line.trim().to_lowercase()).collect())))
     }
 
     /// The words of `text` that no caption had, in order and once each. Words of one or two letters are passed over, as
@@ -60,12 +65,11 @@ fn words(text: &str) -> impl Iterator<Item = String> {
 
 pub(super) fn of(plan: &Plan, facts: &Facts, known: Option<&Words>) -> Vec<Notice> {
     let mut notices = Vec::new();
-    if plan.prompt.is_empty() {
+    let prompt = Prompt::parse(&plan.prompt);
+    if prompt.is_empty() {
         notices.push(Notice::new("no_prompt", "There was no prompt, so the model drew what it liked."));
     }
-    // Without weights and step numbers, which are no words.
-    let prompt = Prompt::parse(&plan.prompt).texts().join(" ");
-    notices.extend(known.and_then(|known| unknown_words(&prompt, known)));
+    notices.extend(known.and_then(|known| unknown_words(&words_of(&prompt, plan), known)));
     let (width, height) = plan.drawn();
     if (width, height) != (facts.width, facts.height) {
         let message = format!(
@@ -75,6 +79,13 @@ pub(super) fn of(plan: &Plan, facts: &Facts, known: Option<&Words>) -> Vec<Notic
         notices.push(Notice::new("unusual_size", message));
     }
     notices
+}
+
+/// Without weights, step numbers and the names of embeddings, which are no words.
+fn words_of(prompt: &Prompt, plan: &Plan) -> String {
+    let names: Vec<&str> = plan.embeddings.iter().flat_map(|named| named.words.iter().map(String::as_str)).collect();
+    let text = |piece| if let Piece::Text(text) = piece { Some(text) } else { None };
+    prompt.texts().iter().flat_map(|part| pieces(part, &names)).filter_map(text).collect::<Vec<_>>().join(" ")
 }
 
 fn unknown_words(prompt: &str, known: &Words) -> Option<Notice> {

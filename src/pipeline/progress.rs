@@ -3,7 +3,7 @@
 use super::canvas::Canvas;
 use crate::Result;
 use crate::image::{self, RgbImage};
-use crate::model::codec::Codec;
+use crate::model::checkpoint::Model;
 use candle_core::Tensor;
 
 /// What is heard of after each step.
@@ -26,7 +26,7 @@ pub struct Progress<'a> {
 /// The clean picture as the network sees it now, not decoded yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Estimate<'a> {
-    pub(super) codec: &'a Codec,
+    pub(super) model: &'a Model,
     /// (1, C, h, w).
     pub(super) latents: &'a Tensor,
     /// What the picture goes into, when it is a part of another.
@@ -34,8 +34,13 @@ pub struct Estimate<'a> {
 }
 
 impl Estimate<'_> {
+    /// Its latents, (1, C, h, w), scaled as the network sees them. Of the last step they are those that are decoded.
+    pub fn latents(&self) -> &Tensor {
+        self.latents
+    }
+
     fn picture(&self) -> Result<RgbImage> {
-        let picture = image::from_tensor(&self.codec.preview(self.latents)?)?;
+        let picture = image::from_tensor(&self.model.preview(self.latents)?)?;
         match self.canvas {
             Some(canvas) => canvas.finish(picture),
             None => Ok(picture),

@@ -1,12 +1,16 @@
 //! What a picture was drawn with: as other programs write it, and as our own JSON.
 
+use super::controls::Guides;
+use super::vocabulary::Added;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::image::{self, Text};
+use crate::model::adapter::{Applied, Used};
 use crate::model::checkpoint::Model;
+use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
-use crate::request::{GenerateRequest, Plan, Repaint, Start};
+use crate::request::{ControlSetting, GenerateRequest, Plan, Preprocessor, Repaint, Start, control};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -51,6 +55,15 @@ pub struct Receipt {
     pub height: usize,
     /// The noise generator.
     pub noise: NoiseKind,
+    /// The first ten digits of a SHA-256 over the tiny decoder's weights, where the picture was drawn with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiny_decoder: Option<String>,
+    /// The ControlNets whose pictures it followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<Controlled>,
+    /// The IP-Adapter that took a picture for a prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_adapter: Option<Controlled>,
     /// How much of an input picture was redrawn; none without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
@@ -59,10 +72,49 @@ pub struct Receipt {
     /// How that part was fitted into the rest.
     #[serde(flatten)]
     pub repaint: Repaint,
+    /// The adapters that the prompt asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraReceipt>,
+    /// The embeddings that the prompts name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<EmbeddingReceipt>,
+}
+
+/// An adapter that a picture was drawn with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraReceipt {
+    /// Its name.
+    pub name: String,
+    /// How strongly it acted on the text encoders.
+    pub text: f64,
+    /// How strongly it acted on the U-Net.
+    pub unet: f64,
+    /// The first ten digits of its file's SHA-256.
+    pub hash: String,
+}
+
+/// An embedding that a picture was drawn with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EmbeddingReceipt {
+    /// Its name.
+    pub name: String,
+    /// The first ten digits of its file's SHA-256.
+    pub hash: String,
+}
+
+/// A ControlNet or an IP-Adapter that had a hand in a picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Controlled {
+    /// Which net, and how much it counted when.
+    #[serde(flatten)]
+    pub setting: ControlSetting,
+    /// The first ten digits of a SHA-256 over its weights.
+    pub hash: String,
 }
 
 impl Receipt {
-    pub(super) fn new(plan: &Plan, seed: u64, model: &Model) -> Self {
+    /// `model` is the plan's with its adapters, and `added` are its embeddings.
+    pub(super) fn new(plan: &Plan, seed: u64, model: &Model, added: &Added, guides: &Guides) -> Self {
         let (strength, masked, repaint) = match &plan.start {
             Start::Noise => (None, false, Repaint::default()),
             Start::Picture { strength, mask, repaint, .. } => (Some(*strength), mask.is_some(), *repaint),
@@ -85,10 +137,20 @@ impl Receipt {
             width: plan.width,
             height: plan.height,
             noise: plan.noise,
+            tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash().to_owned()),
+            controls: guides.controls(),
+            ip_adapter: guides.prompt(),
             strength,
             masked,
             repaint,
+            loras: model.adapters.iter().map(LoraReceipt::new).collect(),
+            embeddings: added.hashes().into_iter().map(|(name, hash)| EmbeddingReceipt { name, hash }).collect(),
         }
+    }
+
+    /// Whether pictures that are not in the file are needed to draw it again.
+    pub fn needs_pictures(&self) -> bool {
+        self.strength.is_some() || !self.controls.is_empty() || self.ip_adapter.is_some()
     }
 
     /// The receipt in a PNG file that this program wrote; none in any other file.
@@ -97,8 +159,9 @@ impl Receipt {
     }
 
     /// The request that draws this one picture again, every text field explicit. A picture that was drawn from another
-    /// needs that one (and its mask) beside it: see [`Receipt::strength`] and [`Receipt::masked`].
+    /// needs that one (and its mask) beside it, and one that followed others needs those: see [`Receipt::needs_pictures`].
     pub fn request(&self) -> GenerateRequest {
+        let [control, control_preprocessor] = control::typed(self.controls.iter().map(|control| &control.setting));
         GenerateRequest {
             prompt: Some(self.prompt.clone()),
             negative_prompt: Some(self.negative_prompt.clone()),
@@ -115,9 +178,17 @@ impl Receipt {
             height: Some(self.height.to_string()),
             strength: self.strength.map(|strength| strength.to_string()),
             noise: Some(self.noise.name().to_owned()),
+            decoder: Some(self.decoder().name().to_owned()),
+            control,
+            control_preprocessor,
+            ip_adapter: self.ip_adapter.as_ref().map(|adapter| adapter.setting.to_string()),
             model: Some(self.model.clone()),
             ..self.strength.map(|_| self.repaint.request()).unwrap_or_default()
         }
+    }
+
+    fn decoder(&self) -> Decoder {
+        if self.tiny_decoder.is_some() { Decoder::Tiny } else { Decoder::Full }
     }
 
     /// One sentence for each thing in which `other` differs from this receipt.
@@ -170,10 +241,18 @@ impl Receipt {
         pairs.extend(self.clip_skip.map(|skip| ("Clip skip", skip.to_string())));
         let rng = if self.noise == NoiseKind::Philox { "NV" } else { "CPU" };
         pairs.push(("RNG", rng.to_owned()));
+        if self.tiny_decoder.is_some() {
+            pairs.push(("VAE Decoder", "TAESD".to_owned()));
+        }
         if self.guidance_rescale != 0.0 {
             pairs.push(("Guidance rescale", self.guidance_rescale.to_string()));
         }
+        let nets = ["ControlNet 0", "ControlNet 1", "ControlNet 2"];
+        pairs.extend(nets.into_iter().zip(self.controls.iter().map(Controlled::parameters)));
+        pairs.extend(self.ip_adapter.as_ref().map(|adapter| ("IP-Adapter", adapter.setting.to_string())));
         pairs.extend(self.repaint_settings());
+        pairs.extend(hashes("Lora hashes", self.loras.iter().map(|lora| (&lora.name, &lora.hash))));
+        pairs.extend(hashes("TI hashes", self.embeddings.iter().map(|embedding| (&embedding.name, &embedding.hash))));
         pairs.push(("Version", format!("limner {}", self.version)));
         pairs
     }
@@ -194,6 +273,35 @@ impl Receipt {
         }
         pairs
     }
+}
+
+impl Controlled {
+    /// As AUTOMATIC1111's extension for ControlNets writes it.
+    fn parameters(&self) -> String {
+        let Self { setting: ControlSetting { net, weight, start, end, preprocessor }, hash } = self;
+        let (module, thresholds) = match preprocessor {
+            Preprocessor::None => ("none", String::new()),
+            Preprocessor::Canny { low, high } => ("canny", format!(", Threshold A: {low}, Threshold B: {high}")),
+        };
+        let range = format!("Guidance Start: {start}, Guidance End: {end}");
+        format!("Module: {module}, Model: {net} [{hash}], Weight: {weight}, {range}{thresholds}")
+    }
+}
+
+impl LoraReceipt {
+    fn new(used: &Used) -> Self {
+        let Applied { name, text, unet, .. } = &used.applied;
+        Self { name: name.clone(), text: *text, unet: *unet, hash: used.hash().to_owned() }
+    }
+}
+
+/// `name: hash, other: hash`, where there are any.
+fn hashes<'a>(
+    key: &'static str,
+    all: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Option<(&'static str, String)> {
+    let all: Vec<String> = all.map(|(name, hash)| format!("{name}: {hash}")).collect();
+    (!all.is_empty()).then(|| (key, all.join(", ")))
 }
 
 /// A value with commas, colons, line breaks, quotes or blank ends is written as a JSON string.
@@ -251,9 +359,14 @@ mod tests {
             width: 64,
             height: 32,
             noise: NoiseKind::Philox,
+            tiny_decoder: None,
+            controls: Vec::new(),
+            ip_adapter: None,
             strength: None,
             masked: false,
             repaint: Repaint::default(),
+            loras: Vec::new(),
+            embeddings: Vec::new(),
         };
         let settings = "Steps: 20, Sampler: DPM++ 2M, Schedule type: SGM Uniform, CFG scale: 7, \
                         Seed: 18446744073709551615, Size: 64x32, Model hash: 0123456789, Model: icons, RNG: NV, \
@@ -267,8 +380,13 @@ mod tests {
         assert!(!receipt.texts()[1].text.contains("extend"));
         let extend = [8, 0, 0, 0].into();
         receipt.repaint = Repaint { mask_feather: 4, only_masked: true, only_masked_padding: 9, extend };
+        receipt.embeddings = vec![EmbeddingReceipt { name: "neg".into(), hash: "abc".into() }];
+        let lora = |name: &str, hash: &str| LoraReceipt { name: name.into(), text: 0.5, unet: 1.0, hash: hash.into() };
+        receipt.loras = vec![lora("a", "0123456789"), lora("b (v2)", "ff")];
         let text = receipt.parameters();
-        let part = "Mask blur: 4, Inpaint area: Only masked, Masked area padding: 9, Extend: \"8,0,0,0\", Version";
+        let hashes = r#"Lora hashes: "a: 0123456789, b (v2): ff", TI hashes: "neg: abc", Version"#;
+        assert!(text.contains(hashes), "{text}");
+        let part = "Mask blur: 4, Inpaint area: Only masked, Masked area padding: 9, Extend: \"8,0,0,0\", Lora";
         assert!(text.contains(part), "{text}");
         assert_eq!(serde_json::from_str::<Receipt>(&receipt.texts()[1].text).unwrap(), receipt);
     }

@@ -2,11 +2,13 @@
 
 use super::Pipeline;
 use super::chunks::chunks;
+use super::vocabulary::{Added, Vocabulary};
 use crate::error::{Error, FieldError, Result};
 use crate::model::checkpoint::Model;
 use crate::model::text_encoder::TextEncoder;
+use crate::model::tokenizer::Tokenizer;
 use crate::prompt::{Prompt, Wording};
-use crate::request::{Plan, check_prompt};
+use crate::request::{Facts, Plan, check_prompt};
 use candle_core::{D, Tensor};
 use serde::Serialize;
 use std::cell::RefCell;
@@ -33,6 +35,9 @@ pub(super) struct Text<'a> {
     model: &'a Model,
     prompt: Prompt,
     negative: Prompt,
+    added: &'a Added,
+    /// For each text encoder, the vectors of `added`.
+    vectors: Vec<Option<Tensor>>,
     /// How many of the text encoder's last layers are left out, where the plan says so.
     skip: Option<usize>,
     /// How many steps there will be.
@@ -58,35 +63,33 @@ pub(super) struct States {
     pub(super) negative: TextStates,
 }
 
-impl Pipeline {
-    /// Counts a prompt's tokens. Fails with [`Error::Invalid`] when it has more characters than a plan may have.
-    pub fn tokens(&self, prompt: &str) -> Result<TokenCount> {
-        check_prompt("prompt", prompt).map_err(Error::invalid)?;
-        let (prompt, steps) = (Prompt::parse(prompt), self.facts().steps);
-        let forms = prompt.parts().iter().flat_map(|part| (0..steps).map(|step| part.at(step, steps)));
-        // Encoders that read side by side have one vocabulary.
-        let tokenizer = &self.model.text[0].tokenizer;
-        let room = tokenizer.room();
-        let mut longest = TokenCount::default();
-        for wording in forms.collect::<HashSet<_>>() {
-            let chunks = chunks(tokenizer, &wording)?;
-            let count = room * (chunks.len() - 1) + chunks.last().map_or(0, |chunk| chunk.words);
-            if chunks.len() > longest.chunks || count > longest.count {
-                longest = TokenCount { count, limit: room * chunks.len(), chunks: chunks.len() };
-            }
+/// Counts a prompt's tokens for a model, given its tokenizer and what else is known of it. Fails with [`Error::Invalid`]
+/// when it has more characters than a plan may have.
+pub fn count_tokens(tokenizer: &Tokenizer, facts: &Facts, prompt: &str) -> Result<TokenCount> {
+    check_prompt("prompt", prompt).map_err(Error::invalid)?;
+    let (prompt, steps) = (Prompt::parse(prompt), facts.steps);
+    let forms = prompt.parts().iter().flat_map(|part| (0..steps).map(|step| part.at(step, steps)));
+    let named = facts.adapters.inversions(&prompt.texts()).into_iter();
+    let named: Vec<_> = named.filter_map(|(inversion, wrong)| wrong.is_none().then_some(inversion)).collect();
+    let added = Added::open(&named, &facts.adapters)?;
+    let vocabulary = Vocabulary::new(tokenizer, &added, 0);
+    let room = tokenizer.room();
+    let mut longest = TokenCount::default();
+    for wording in forms.collect::<HashSet<_>>() {
+        let chunks = chunks(&vocabulary, &wording)?;
+        let count = room * (chunks.len() - 1) + chunks.last().map_or(0, |chunk| chunk.words);
+        if chunks.len() > longest.chunks || count > longest.count {
+            longest = TokenCount { count, limit: room * chunks.len(), chunks: chunks.len() };
         }
-        Ok(longest)
     }
+    Ok(longest)
+}
 
-    pub(super) fn text(&self, plan: &Plan, steps: usize) -> Text<'_> {
-        Text {
-            model: &self.model,
-            prompt: Prompt::parse(&plan.prompt),
-            negative: Prompt::parse_negative(&plan.negative_prompt),
-            skip: plan.clip_skip.map(|skip| skip - 1),
-            steps,
-            read: RefCell::default(),
-        }
+impl Pipeline {
+    /// Counts a prompt's tokens as [`count_tokens`] does.
+    pub fn tokens(&self, prompt: &str) -> Result<TokenCount> {
+        // Encoders that read side by side have one vocabulary.
+        count_tokens(&self.model.text[0].tokenizer, &self.facts, prompt)
     }
 }
 
@@ -109,7 +112,23 @@ impl TextStates {
     }
 }
 
-impl Text<'_> {
+impl<'a> Text<'a> {
+    /// The prompts of a plan that takes so many steps, to be read by `model`; `added` are the plan's embeddings.
+    pub(super) fn new(model: &'a Model, plan: &Plan, added: &'a Added, steps: usize) -> Result<Self> {
+        let encoders = model.text.iter().enumerate();
+        let vectors = encoders.map(|(i, encoder)| added.vectors(i, encoder.network.device()));
+        Ok(Self {
+            model,
+            prompt: Prompt::parse(&plan.prompt),
+            negative: Prompt::parse_negative(&plan.negative_prompt),
+            added,
+            vectors: vectors.collect::<Result<_>>()?,
+            skip: plan.clip_skip.map(|skip| skip - 1),
+            steps,
+            read: RefCell::default(),
+        })
+    }
+
     /// What the network is told at step `step`, from 0. What is shorter is filled up with empty chunks.
     pub(super) fn at(&self, step: usize) -> Result<States> {
         let read = |field, prompt: &Prompt| -> Result<Vec<(f64, TextStates)>> {
@@ -155,7 +174,8 @@ impl Text<'_> {
 
     /// What all encoders say of a wording, side by side in the channels.
     fn encode(&self, field: &str, wording: &Wording) -> Result<TextStates> {
-        let said = self.model.text.iter().map(|encoder| self.encode_with(encoder, field, wording));
+        let encoders = self.model.text.iter().zip(&self.vectors);
+        let said = encoders.map(|(encoder, added)| self.encode_with(encoder, added.as_ref(), field, wording));
         let said = said.collect::<Result<Vec<_>>>()?;
         let contexts: Vec<_> = said.iter().map(|said| &said.context).collect();
         let context = Tensor::cat(&contexts, D::Minus1)?;
@@ -163,8 +183,15 @@ impl Text<'_> {
     }
 
     /// Chunk after chunk; the first one stands for the whole where one vector is asked for.
-    fn encode_with(&self, encoder: &TextEncoder, field: &str, wording: &Wording) -> Result<TextStates> {
-        let chunks = chunks(&encoder.tokenizer, wording)?;
+    fn encode_with(
+        &self,
+        encoder: &TextEncoder,
+        added: Option<&Tensor>,
+        field: &str,
+        wording: &Wording,
+    ) -> Result<TextStates> {
+        let first = encoder.network.vocabulary_size() as u32;
+        let chunks = chunks(&Vocabulary::new(&encoder.tokenizer, self.added, first), wording)?;
         let length = encoder.tokenizer.max_length();
         let (found, most) = (chunks.len(), MAX_STATES / length);
         if found > most {
@@ -173,7 +200,7 @@ impl Text<'_> {
         }
         let (mut states, mut pooled) = (Vec::with_capacity(found), None);
         for chunk in &chunks {
-            let said = encoder.read(&chunk.ids, chunk.end(), self.skip)?;
+            let said = encoder.read(&chunk.ids, chunk.end(), self.skip, added)?;
             states.push(chunk.weighted(said.states)?);
             pooled = pooled.or(said.pooled);
         }

@@ -1,5 +1,7 @@
 //! A prompt's characters to tokens, of which every bracket has its partner.
 
+use super::lora::LoraTag;
+
 /// The deepest nesting of brackets; deeper ones are characters. Bounds the recursion over what is parsed.
 pub(super) const MAX_DEPTH: usize = 32;
 
@@ -12,7 +14,7 @@ pub(super) enum Bracket {
     Square,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Token<'a> {
     /// Characters that stand for themselves.
     Text(&'a str),
@@ -22,6 +24,8 @@ pub(super) enum Token<'a> {
     Bar,
     Break,
     And,
+    /// An adapter, and how it was typed.
+    Lora(LoraTag<'a>, &'a str),
 }
 
 /// The tokens of `text`. Brackets come in pairs, properly nested and at most [`MAX_DEPTH`] deep; others are text.
@@ -62,6 +66,7 @@ impl<'a> Token<'a> {
             Self::Bar => "|",
             Self::Break => "BREAK",
             Self::And => "AND",
+            Self::Lora(_, typed) => typed,
         }
     }
 }
@@ -98,6 +103,7 @@ fn special(text: &str, at: usize, c: char) -> Option<(Token<'_>, usize)> {
         '|' => one(Token::Bar),
         '\\' => text[at + 1..].starts_with(ESCAPED).then(|| (Token::Text(&text[at + 1..at + 2]), 2)),
         'A' => is_word(text, at, "AND").then_some((Token::And, 3)),
+        '<' => LoraTag::at(&text[at..]).map(|(tag, length)| (Token::Lora(tag, &text[at..at + length]), length)),
         'B' => is_word(text, at, "BREAK").then_some((Token::Break, 5)),
         _ => None,
     }

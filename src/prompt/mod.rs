@@ -9,19 +9,26 @@
 //! | `[a\|b\|c]` | one after the other, a step each |
 //! | `BREAK` | what follows begins a new chunk of tokens |
 //! | `a :0.7 AND b :-0.3` | two prompts, each with its own conditional; see [`crate::diffusion::guidance`] |
+//! | `<lora:name:0.8>` | an adapter; see [`LoraTag`] |
 //! | `\(` `\)` `\[` `\]` `\:` `\|` `\\` | the character itself |
 //!
 //! The semantics are those of AUTOMATIC1111's web UI (`modules/prompt_parser.py`) where a prompt is well formed. What is
 //! not well formed is text, all of its characters included: there are no wrong prompts. The work is linear in the
 //! length of a prompt, whatever it holds.
 
+mod embedded;
 mod lexer;
+mod lora;
 mod node;
 mod parser;
 
 #[cfg(test)]
 mod tests;
 
+pub use embedded::{Piece, pieces};
+pub use lora::{LoraTag, is_lora_name};
+
+use lexer::Token;
 use node::Node;
 use std::hash::{Hash, Hasher};
 
@@ -66,14 +73,23 @@ impl Hash for Span {
 }
 
 impl Prompt {
-    /// Parses any text.
+    /// Parses any text. Adapters that it asks for are no part of what is read.
     pub fn parse(text: &str) -> Self {
-        Self { parts: parser::parse(lexer::tokens(text), MAX_PARTS) }
+        let mut tokens = lexer::tokens(text);
+        tokens.retain(|token| !matches!(token, Token::Lora(..)));
+        Self { parts: parser::parse(tokens, MAX_PARTS) }
     }
 
-    /// Parses a negative prompt, in which `AND` is a word: there is one thing only to steer away from.
+    /// Parses a negative prompt, in which `AND` is a word, and so is what would be an adapter: there is one thing only to
+    /// steer away from, by the same networks.
     pub fn parse_negative(text: &str) -> Self {
         Self { parts: parser::parse(lexer::tokens(text), 1) }
+    }
+
+    /// The adapters that a text asks for, in order.
+    pub fn loras(text: &str) -> Vec<LoraTag<'_>> {
+        let tag = |token| if let Token::Lora(tag, _) = token { Some(tag) } else { None };
+        lexer::tokens(text).into_iter().filter_map(tag).collect()
     }
 
     /// At least one.

@@ -16,7 +16,8 @@ pub(super) fn parse(tokens: Vec<Token<'_>>, most: usize) -> Vec<Part> {
     let (mut level, mut around) = (Level::default(), Vec::new());
     for token in tokens {
         match token {
-            Token::Text(text) => level.text(text),
+            // Adapters act on the whole prompt, and are taken out of one before.
+            Token::Text(_) | Token::Lora(..) => level.text(token.typed()),
             Token::Colon => level.separate(Separator::Colon),
             Token::Bar => level.separate(Separator::Bar),
             Token::Break => level.last.push(Node::Break),
@@ -160,7 +161,7 @@ fn append(nodes: &mut Vec<Node>, more: Vec<Node>) {
 }
 
 /// An optional sign, digits, and at most one point among them.
-fn number(text: &str) -> Option<(f64, bool)> {
+pub(super) fn number(text: &str) -> Option<(f64, bool)> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     let points = digits.bytes().filter(|b| *b == b'.').count();
     let is_number = points <= 1 && digits.len() > points && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');

@@ -76,7 +76,19 @@ fn what_is_not_well_formed_is_text() {
         "\\",
         r"a\b",
         "CANDY BREAKS",
-        "<lora:x:0.8>",
+        "<lora:>",
+        "<lora::1>",
+        "<lora:x:0.8",
+        "<lora:x:a>",
+        "<lora:x:>",
+        "<lora:x:1e3>",
+        "<lora:x:NaN>",
+        "<lora:x:1:1:1>",
+        "<lora:a,b:1>",
+        "<lora:a<b:1>",
+        "<Lora:x:1>",
+        "<hypernet:x:1>",
+        "lora:x:1>",
     ] {
         assert_eq!(weighted(text), owned(&[(text, 1.0)]));
     }
@@ -151,6 +163,32 @@ fn and_joins_prompts_with_weights() {
 }
 
 #[test]
+fn adapters_are_taken_out_wherever_they_stand() {
+    let tag = |name, text, unet| LoraTag { name, text, unet };
+    for (text, read_as, tags) in [
+        ("a <lora:x:0.8> b", "a  b", vec![tag("x", 0.8, 0.8)]),
+        ("<lora:x>", "", vec![tag("x", 1.0, 1.0)]),
+        ("<lora:x:-.5:+2>a", "a", vec![tag("x", -0.5, 2.0)]),
+        ("<lora: a (v2) [b] é | : 1 >", "", vec![tag("a (v2) [b] é |", 1.0, 1.0)]),
+        (
+            "(a<lora:x:0>:1.2)<lora:y:1><lora:x:3>",
+            "a",
+            vec![tag("x", 0.0, 0.0), tag("y", 1.0, 1.0), tag("x", 3.0, 3.0)],
+        ),
+        ("<lora:<lora:x:1>", "<lora:", vec![tag("x", 1.0, 1.0)]),
+        ("<<lora:x:1>>", "<>", vec![tag("x", 1.0, 1.0)]),
+        (r"\(<lora:(:1>\)", "()", vec![tag("(", 1.0, 1.0)]),
+    ] {
+        assert_eq!((read(text, 0, 1).as_str(), Prompt::loras(text)), (read_as, tags), "{text}");
+    }
+    // One that is read at some steps only acts all the same, and stays no separator of anything.
+    assert_eq!((read("[<lora:x:1>a|b]", 1, 2), Prompt::loras("[<lora:x:1>a|b]").len()), ("b".to_owned(), 1));
+    assert_eq!(Prompt::parse("a <lora:x:1> AND <lora:y:1> b").parts().len(), 2);
+    assert_eq!(Prompt::parse_negative("a <lora:x:1>").texts(), ["a <lora:x:1>"]);
+    assert!(!is_lora_name(" a") && !is_lora_name(&"a".repeat(150)) && is_lora_name("a.b-c d"));
+}
+
+#[test]
 fn texts_are_all_that_is_ever_read() {
     assert_eq!(
         Prompt::parse("a [b:(c:2):0.5] [d|e] AND BREAK f").texts(),
@@ -161,9 +199,10 @@ fn texts_are_all_that_is_ever_read() {
 #[test]
 fn hostile_prompts_are_neither_deep_nor_slow() {
     let began = Instant::now();
-    for piece in
-        ["(", "[", ")", "]", "([", "(])", "[|", "[:", "\\", ":", "|", "(a:1)", "[a|b]", "[a:1]", "AND ", "BREAK "]
-    {
+    for piece in [
+        "(", "[", ")", "]", "([", "(])", "[|", "[:", "\\", ":", "|", "(a:1)", "[a|b]", "[a:1]", "AND ", "BREAK ",
+        "<lora:", "<lora:a>",
+    ] {
         let many = 32_000 / piece.len();
         read(&piece.repeat(many), 3, 10);
         let closing: String = piece.chars().rev().map(|c| if c == '(' { ')' } else { ']' }).collect();
@@ -178,7 +217,27 @@ fn hostile_prompts_are_neither_deep_nor_slow() {
 /// Text in which syntax is frequent.
 fn syntax() -> impl Strategy<Value = String> {
     let piece = proptest::sample::select(vec![
-        "(", ")", "[", "]", ":", "|", "\\", "BREAK", "AND", " ", "a", "é", "0.5", "1.3", "7", "-2", ".", "🍎",
+        "(",
+        ")",
+        "[",
+        "]",
+        ":",
+        "|",
+        "\\",
+        "BREAK",
+        "AND",
+        "<lora:",
+        "<lora:a:1>",
+        ">",
+        " ",
+        "a",
+        "é",
+        "0.5",
+        "1.3",
+        "7",
+        "-2",
+        ".",
+        "🍎",
     ]);
     proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }
@@ -198,8 +257,23 @@ proptest! {
         }
     }
 
+    /// The law of adapters: what is taken out is there to be found, and can be typed again.
     #[test]
-    fn text_without_special_characters_is_itself(text in r"[^()\[\]:|\\AB]{1,80}") {
+    fn a_tag_is_read_back_and_leaves_the_rest_as_it_is(
+        (before, after) in (r"[a-z \[\]()]{0,20}", r"[a-z \[\]()]{0,20}"),
+        name in r"[a-zA-Z0-9 _.()\[\]|é-]{1,20}",
+        (strength, other) in (-10.0..10f64, prop_oneof![Just(None), (-10.0..10f64).prop_map(Some)]),
+    ) {
+        prop_assume!(is_lora_name(&name));
+        let tag = LoraTag { name: &name, text: strength, unet: other.unwrap_or(strength) };
+        let text = format!("{before}{}{after}", tag.typed());
+        prop_assert_eq!(Prompt::loras(&text), vec![tag]);
+        prop_assert_eq!(Prompt::parse(&text), Prompt::parse(&format!("{before}{after}")));
+        prop_assert_eq!(Prompt::parse_negative(&text).texts().concat().contains(&name), true);
+    }
+
+    #[test]
+    fn text_without_special_characters_is_itself(text in r"[^()\[\]:|\\AB<]{1,80}") {
         prop_assert_eq!(weighted(&text), owned(&[(&text, 1.0)]));
     }
 

@@ -8,6 +8,7 @@ use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{FieldError, Result};
+use crate::model::codec::Decoder;
 use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
 
@@ -37,9 +38,14 @@ impl Checker {
         let count = self.count("count", &request.count, 1, MAX_COUNT);
         let repaint = self.repaint(request, facts);
         let (width, height) = self.size(request, facts, count, &repaint);
+        let prompt = self.prompt(request);
+        let (prompt, loras) = self.loras(request, prompt, facts);
+        let negative_prompt = self.text("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default());
         Plan {
-            prompt: self.prompt(request),
-            negative_prompt: self.text("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default()),
+            embeddings: self.embeddings(&prompt, &negative_prompt, facts),
+            loras,
+            prompt,
+            negative_prompt,
             steps: self.count("steps", &request.steps, facts.steps.clamp(1, facts.max_steps()), facts.max_steps()),
             guidance: self.or_default("guidance", &request.guidance, facts.guidance, |f, t| real(f, t, GUIDANCE)),
             guidance_rescale: self
@@ -57,8 +63,11 @@ impl Checker {
             count,
             width,
             height,
+            image_prompt: self.image_prompt(request, facts),
+            controls: self.controls(request, facts, repaint.drawn((width, height))),
             start: self.start(request, facts, repaint, (width, height), count),
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
+            decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
             model: facts.name.clone(),
         }
     }
@@ -162,6 +171,23 @@ fn noise(field: &str, typed: &str) -> Result<NoiseKind, FieldError> {
     }
 }
 
+fn decoder(field: &str, typed: &str, facts: &Facts) -> Result<Decoder, FieldError> {
+    let known = Decoder::ALL.into_iter().find(|decoder| decoder.name() == typed);
+    match known {
+        Some(Decoder::Tiny) if !facts.tiny_decoder => {
+            let message =
+                format!("must be full: {} has no tiny decoder (TAESD) among the models or beside it", facts.name);
+            Err(FieldError::new(field, "no_tiny_decoder", message))
+        }
+        Some(decoder) => Ok(decoder),
+        None => {
+            let message =
+                format!("must be one of {}, was {}", Decoder::ALL.map(Decoder::name).join(", "), quoted(typed));
+            Err(FieldError::new(field, "unknown_value", message))
+        }
+    }
+}
+
 /// A seed below 2^32, short enough to be typed again. The standard library's hasher is keyed by the system's generator.
 fn random_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish() >> 32
@@ -218,6 +244,8 @@ mod tests {
             ("sampler", "__proto__", "unknown_value"),
             ("schedule", "karass", "unknown_value"),
             ("noise", "dice", "unknown_value"),
+            ("decoder", "huge", "unknown_value"),
+            ("decoder", "tiny", "no_tiny_decoder"),
             ("seed", "18446744073709551616", "out_of_range"),
             ("seed", "-2", "out_of_range"),
             ("count", "1000000000", "out_of_range"),

@@ -15,9 +15,13 @@ pub enum Kind {
 
 /// Makes the type of a request, the list of its fields, and the ways from a field's name to its place.
 macro_rules! request {
-    ($($(#[doc = $doc:literal])* $name:ident: $kind:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident: $kind:ident,)* ; $($(#[doc = $file_doc:literal])* $file:ident,)*) => {
         /// The names of all fields.
-        pub const FIELDS: [&str; [$(stringify!($name)),*].len() + 2] = [$(stringify!($name),)* "image", "mask"];
+        pub const FIELDS: [&str; [$(stringify!($name),)* $(stringify!($file),)*].len()] =
+            [$(stringify!($name),)* $(stringify!($file),)*];
+
+        /// The names of the fields that hold picture files.
+        pub const FILES: [&str; [$(stringify!($file)),*].len()] = [$(stringify!($file),)*];
 
         /// What was asked for, as typed. Everything but the prompt may be missing.
         ///
@@ -26,10 +30,7 @@ macro_rules! request {
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct GenerateRequest {
             $($(#[doc = $doc])* pub $name: Option<String>,)*
-            /// The bytes of an input picture file.
-            pub image: Option<Vec<u8>>,
-            /// The bytes of a mask file, as large as the picture: white is repainted.
-            pub mask: Option<Vec<u8>>,
+            $($(#[doc = $file_doc])* pub $file: Option<Vec<u8>>,)*
             /// What was already wrong when the request was read; [`super::Plan::new`] reports it with the rest.
             pub problems: Vec<FieldError>,
         }
@@ -47,8 +48,9 @@ macro_rules! request {
             pub fn about(field: &str) -> Option<&'static str> {
                 match field {
                     $(stringify!($name) => Some(concat!($($doc),*).trim_start()),)*
-                    "image" => Some("A picture to start from: PNG, JPEG or WebP, in base64 or as a data: URL."),
-                    "mask" => Some("A mask as large as the picture; white is repainted. In base64 or as a data: URL."),
+                    $(stringify!($file) => {
+                        Some(concat!($($file_doc),*, " PNG, JPEG or WebP, in base64 or as a data: URL.").trim_start())
+                    })*
                     _ => None,
                 }
             }
@@ -67,6 +69,20 @@ macro_rules! request {
                     $(stringify!($name) => Some(&mut self.$name),)*
                     _ => None,
                 }
+            }
+
+            /// Where a file field's bytes go.
+            pub(super) fn file_slot(&mut self, field: &str) -> Option<&mut Option<Vec<u8>>> {
+                match field {
+                    $(stringify!($file) => Some(&mut self.$file),)*
+                    _ => None,
+                }
+            }
+
+            /// The files that were sent, with the names of their fields.
+            pub fn files(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+                let all = [$((stringify!($file), self.$file.as_deref())),*];
+                all.into_iter().filter_map(|(field, bytes)| Some((field, bytes?)))
             }
         }
     };
@@ -110,8 +126,32 @@ request! {
     only_masked_padding: Number,
     /// Borders to add to the picture and to paint, in pixels: `left,top,right,bottom`.
     extend: Text,
+    /// LoRAs with their strengths: `name:0.8, other:0.5`; the same as tags in the prompt, `<lora:name:0.8>`.
+    loras: Text,
     /// A noise generator's name.
     noise: Text,
     /// A model's name.
     model: Text,
+    /// Which decoder draws the finished picture: `full`, the model's own, or `tiny`, faster and not as well.
+    decoder: Text,
+    /// ControlNets, separated by commas, each `NAME[:WEIGHT[:START[:END]]]`: how much it counts, from 0 to 2, and from which
+    /// to which share of the steps. They follow the pictures in `control_image` and so on, in this order.
+    control: Text,
+    /// What is done to these pictures first, separated by commas: `none`, or `canny` or `canny:LOW:HIGH` for their edges.
+    control_preprocessor: Text,
+    /// An IP-Adapter, `NAME[:WEIGHT[:START[:END]]]` as for `control`: a picture, in `ip_adapter_image`, as a prompt.
+    ip_adapter: Text,
+    ; // What follows are picture files.
+    /// A picture to start from.
+    image,
+    /// A mask as large as that picture: white is repainted.
+    mask,
+    /// What the first ControlNet follows: a picture to find edges in, or edges, depths, scribbles as it knows them.
+    control_image,
+    /// What the second ControlNet follows.
+    control_image_2,
+    /// What the third ControlNet follows.
+    control_image_3,
+    /// What an IP-Adapter takes for a prompt.
+    ip_adapter_image,
 }

@@ -134,6 +134,7 @@ fn without_position(error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::FILES;
 
     fn read(json: &str) -> GenerateRequest {
         GenerateRequest::from_json(json.as_bytes()).unwrap()
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn what_was_typed_survives_storage() {
         let mut request = GenerateRequest::default();
-        for field in FIELDS.into_iter().filter(|field| !["image", "mask", "count"].contains(field)) {
+        for field in FIELDS.into_iter().filter(|field| !FILES.contains(field) && *field != "count") {
             assert!(request.set_text(field, format!(" {field}, \"\u{1f34e}\"\n1e999 ")), "{field}");
         }
         assert_eq!(read(&request.to_json()), request);

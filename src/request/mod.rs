@@ -4,8 +4,10 @@
 //! [`Plan::new`] reads them, so that "7,5", `1e999` and a missing field get the same answer at every door, and so that
 //! all wrong fields are reported together.
 
+mod adapters;
 mod axes;
 mod check;
+pub(crate) mod control;
 mod fields;
 mod json;
 mod numbers;
@@ -16,9 +18,12 @@ mod start;
 
 pub use axes::{AXES, Axis, Grid, MAX_CELLS};
 pub(crate) use check::check_prompt;
-pub use fields::{FIELDS, GenerateRequest, Kind};
+pub use control::{Control, ControlSetting, MAX_CONTROLS, Preprocessor};
+pub use fields::{FIELDS, FILES, GenerateRequest, Kind};
 pub use parameters::{Parameters, from_parameters};
-pub use plan::{Facts, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start};
+pub use plan::{
+    Facts, MAX_COUNT, MAX_LORAS, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start,
+};
 pub use repaint::Repaint;
 
 impl GenerateRequest {
@@ -34,21 +39,26 @@ impl GenerateRequest {
         self.typed(field).unwrap_or_default()
     }
 
-    /// Sets `image` or `mask`; an empty file (a form's untouched file field) counts as none. False when there is no
-    /// such file field.
+    /// Sets a file field; an empty file (a form's untouched file field) counts as none. False when there is no such file
+    /// field.
     pub fn set_file(&mut self, field: &str, bytes: Vec<u8>) -> bool {
-        let slot = match field {
-            "image" => &mut self.image,
-            "mask" => &mut self.mask,
-            _ => return false,
-        };
+        let Some(slot) = self.file_slot(field) else { return false };
         *slot = Some(bytes).filter(|bytes| !bytes.is_empty());
         true
+    }
+
+    /// The same with only the text fields.
+    pub fn without_files(&self) -> Self {
+        let mut request = self.clone();
+        for field in FILES {
+            request.set_file(field, Vec::new());
+        }
+        request
     }
 }
 
 /// What other programs call our fields.
-const ELSEWHERE: [(&str, &str); 19] = [
+const ELSEWHERE: [(&str, &str); 23] = [
     ("cfg", "guidance"),
     ("cfg_scale", "guidance"),
     ("guidance_scale", "guidance"),
@@ -66,7 +76,11 @@ const ELSEWHERE: [(&str, &str); 19] = [
     ("inpaint_full_res_padding", "only_masked_padding"),
     ("padding_mask_crop", "only_masked_padding"),
     ("outpaint", "extend"),
+    ("controlnet", "control"),
+    ("controlnet_conditioning_scale", "control"),
+    ("control_guidance_end", "control"),
     ("checkpoint", "model"),
+    ("lora", "loras"),
     ("sd_model_checkpoint", "model"),
 ];
 

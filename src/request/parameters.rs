@@ -7,12 +7,14 @@
 //! Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, Model: "a, b"
 //! ```
 
+mod control;
 mod grammar;
 
 use super::GenerateRequest;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use crate::model::codec::Decoder;
 use grammar::{settings, split_prompts};
 
 /// What was read from a `parameters` text.
@@ -26,8 +28,8 @@ pub struct Parameters {
 
 /// Fewer settings than this make the last line a part of the prompt, as other readers have it.
 const FEWEST: usize = 3;
-/// Which files and program drew a picture: not settings that could be ignored.
-const ORIGIN: [&str; 4] = ["Model hash", "VAE", "VAE hash", "Version"];
+/// Which files and program drew a picture: not settings that could be ignored. Adapters are named in the prompt.
+const ORIGIN: [&str; 6] = ["Model hash", "VAE", "VAE hash", "Lora hashes", "TI hashes", "Version"];
 
 /// Reads a `parameters` text; none where it has no line of settings. A setting that is not known or not possible here
 /// (another sampler, say) is listed, and its field stays empty.
@@ -79,9 +81,21 @@ impl Parameters {
             "Model" => self.set("model", value),
             // Ours alone.
             "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
+            "VAE Decoder" => decoder(value).is_some_and(|decoder| self.set("decoder", decoder.name())),
+            "IP-Adapter" => self.set("ip_adapter", value),
             "RNG" => noise(value).is_some_and(|noise| self.set("noise", noise.name())),
+            _ if key.starts_with("ControlNet ") => self.add_control(value),
             _ => false,
         }
+    }
+
+    fn add_control(&mut self, value: &str) -> bool {
+        let Some(setting) = control::setting(value) else { return false };
+        let settings = [("control", setting.to_string()), ("control_preprocessor", setting.preprocessor.to_string())];
+        settings.into_iter().all(|(field, text)| match self.request.text(field) {
+            "" => self.set(field, text),
+            before => self.set(field, format!("{before}, {text}")),
+        })
     }
 
     fn set_whole(&mut self, field: &str, value: &str) -> bool {
@@ -143,6 +157,14 @@ fn only_masked(value: &str) -> Option<bool> {
     }
 }
 
+fn decoder(value: &str) -> Option<Decoder> {
+    match value {
+        "Full" => Some(Decoder::Full),
+        "TAESD" => Some(Decoder::Tiny),
+        _ => None,
+    }
+}
+
 /// Whose random numbers: a graphics card's (or our copy of them), or the processor's.
 fn noise(value: &str) -> Option<NoiseKind> {
     match value {
@@ -155,8 +177,8 @@ fn noise(value: &str) -> Option<NoiseKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Receipt;
-    use crate::request::Repaint;
+    use crate::pipeline::{Controlled, EmbeddingReceipt, LoraReceipt, Receipt};
+    use crate::request::{ControlSetting, Preprocessor, Repaint};
     use proptest::prelude::*;
     use proptest::{option, sample};
 
@@ -186,7 +208,7 @@ mod tests {
         ];
         assert_eq!(fields(text, &names), expected);
         assert_eq!(fields(text, &["strength", "noise", "clip_skip"]), ["0.6", "torch-cpu", "2"]);
-        assert_eq!(from_parameters(text).unwrap().ignored, ["Lora hashes: a: 1, b: 2"]);
+        assert_eq!(from_parameters(text).unwrap().ignored, [""; 0]);
     }
 
     #[test]
@@ -247,6 +269,19 @@ mod tests {
     }
 
     prop_compose! {
+        fn controls()(
+            net in "[a-z][A-Za-z0-9._-]{0,9}",
+            (weight, start) in (prop_oneof![Just(1.0), 0.0..2f64], prop_oneof![Just(0.0), 0.0..0.5f64]),
+            end in prop_oneof![Just(1.0), 0.5..1f64],
+            thresholds in option::of((0u32..2041, 0u32..2041)),
+        ) -> Controlled {
+            let preprocessor = thresholds.map(|(low, high)| Preprocessor::Canny { low, high }).unwrap_or_default();
+            let setting = ControlSetting { net, weight, start, end, preprocessor };
+            Controlled { setting, hash: "0123456789".to_owned() }
+        }
+    }
+
+    prop_compose! {
         fn receipts()(
             (prompt, negative_prompt, model) in (prompts(), prompts(), "\\PC{0,9}|a, \\PC{0,9}"),
             (sampler, schedule) in (sample::select(Sampler::ALL.to_vec()), sample::select(Spacing::ALL.to_vec())),
@@ -256,12 +291,20 @@ mod tests {
             clip_skip in option::of(1usize..13),
             repaint in repaints(),
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
+            tiny_decoder in option::of(Just("0123456789".to_owned())),
+            (controls, ip_adapter) in (proptest::collection::vec(controls(), 0..4), option::of(controls())),
+            names in proptest::collection::vec("[a-z \"()\\\\é]{1,9}", 0..3),
         ) -> Receipt {
+            let hash = || "0123456789".to_owned();
+            let lora = |name: &String| LoraReceipt { name: name.clone(), text: 1.0, unet: 0.5, hash: hash() };
+            let embedding = |name: &String| EmbeddingReceipt { name: name.clone(), hash: hash() };
+            let (loras, embeddings) = (names.iter().map(lora).collect(), names.iter().map(embedding).collect());
             let (version, model_hash, masked) = ("0.1.0".to_owned(), "0123456789".to_owned(), strength.is_some());
             let repaint = if masked { repaint } else { Repaint::default() };
             Receipt {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
-                guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, strength, masked, repaint,
+                guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, ip_adapter, strength,
+                masked, repaint, loras, embeddings,
             }
         }
     }
@@ -272,6 +315,7 @@ mod tests {
             let found = from_parameters(&receipt.parameters()).unwrap();
             let mut written = GenerateRequest { count: None, ..receipt.request() };
             written.guidance_rescale.take_if(|typed| *typed == "0");
+            written.decoder.take_if(|typed| *typed == "full");
             written.mask_feather.take_if(|typed| *typed == "0");
             written.extend.take_if(|typed| *typed == "0,0,0,0");
             if written.only_masked.take_if(|typed| *typed == "false").is_some() {

@@ -2,12 +2,16 @@
 
 use super::GenerateRequest;
 use super::check::Checker;
+use super::control::{self, Control};
 use super::repaint::Repaint;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{Error, Result};
 use crate::image::{Mask, RgbImage};
+use crate::model::adapter::{Adapters, Applied, Inversion};
+use crate::model::checkpoint::{ControlNets, IpAdapters};
+use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
 
 /// The most sampler steps.
@@ -20,6 +24,8 @@ pub const MAX_SIDE: usize = 2048;
 pub const MAX_PIXELS: usize = 4 << 20;
 /// The most pixels of all finished pictures, where only a part of each is drawn: twice the largest picture that is read.
 pub const MAX_RESULT_PIXELS: usize = 2 * crate::image::MAX_INPUT_PIXELS as usize;
+/// The most adapters of one request.
+pub const MAX_LORAS: usize = 16;
 /// The most characters of a prompt.
 pub const MAX_PROMPT_CHARS: usize = 32_000;
 
@@ -48,6 +54,14 @@ pub struct Facts {
     pub text_layers: usize,
     /// Times of the model's noise schedule: more steps than that make no sense.
     pub times: usize,
+    /// Whether there is a tiny decoder beside the model's own.
+    pub tiny_decoder: bool,
+    /// The ControlNets that can be asked for.
+    pub controlnets: ControlNets,
+    /// The IP-Adapters that can be asked for.
+    pub ip_adapters: IpAdapters,
+    /// The adapters and embeddings that there are.
+    pub adapters: Adapters,
 }
 
 impl Facts {
@@ -65,6 +79,10 @@ impl Facts {
             beside: Beside::Nothing,
             text_layers: 1,
             times: 1000,
+            tiny_decoder: false,
+            controlnets: ControlNets::default(),
+            ip_adapters: IpAdapters::default(),
+            adapters: Adapters::default(),
         }
     }
 
@@ -95,7 +113,7 @@ pub enum Start {
 /// A request that was checked, sized and given a seed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// What to draw; may be empty.
+    /// What to draw, adapters as tags among it; may be empty.
     pub prompt: String,
     /// What not to draw; may be empty.
     pub negative_prompt: String,
@@ -125,8 +143,18 @@ pub struct Plan {
     pub start: Start,
     /// Which generator makes the noise.
     pub noise: NoiseKind,
+    /// Which decoder draws the finished picture.
+    pub decoder: Decoder,
+    /// What it is drawn along.
+    pub controls: Vec<Control>,
+    /// A picture as a prompt, as it was sent.
+    pub image_prompt: Option<Control>,
     /// The name of the model that this is for.
     pub model: String,
+    /// The adapters that the prompt asks for, each once.
+    pub loras: Vec<Applied>,
+    /// The embeddings that the prompts name.
+    pub embeddings: Vec<Inversion>,
 }
 
 impl Plan {
@@ -138,13 +166,14 @@ impl Plan {
         if checker.errors.is_empty() { Ok(plan) } else { Err(Error::Invalid(checker.errors)) }
     }
 
-    /// The resolved request: every text field explicit, so that it gives an equal plan again. The bytes of `image` and
-    /// `mask` stay in the request that the plan was made from, and have to be added by whoever kept them.
+    /// The resolved request: every text field explicit, so that it gives an equal plan again. Files stay in the
+    /// request that the plan was made from, and have to be added by whoever kept them.
     pub fn request(&self) -> GenerateRequest {
         let (strength, repaint) = match &self.start {
             Start::Noise => (None, GenerateRequest::default()),
             Start::Picture { strength, repaint, .. } => (Some(strength.to_string()), repaint.request()),
         };
+        let [control, control_preprocessor] = control::typed(self.controls.iter().map(|control| &control.setting));
         GenerateRequest {
             prompt: Some(self.prompt.clone()),
             negative_prompt: Some(self.negative_prompt.clone()),
@@ -161,6 +190,10 @@ impl Plan {
             height: Some(self.height.to_string()),
             strength,
             noise: Some(self.noise.name().to_owned()),
+            decoder: Some(self.decoder.name().to_owned()),
+            control,
+            control_preprocessor,
+            ip_adapter: self.image_prompt.as_ref().map(|prompt| prompt.setting.to_string()),
             model: Some(self.model.clone()),
             ..repaint
         }

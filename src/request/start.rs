@@ -167,7 +167,7 @@ mod tests {
     use crate::request::Plan;
 
     fn facts() -> Facts {
-        Facts::plain("tiny", (64, 64), 16)
+        Facts { tiny_decoder: true, ..Facts::plain("tiny", (64, 64), 16) }
     }
 
     fn request(set: &[(&str, &str)]) -> GenerateRequest {
@@ -191,7 +191,13 @@ mod tests {
 
     #[test]
     fn a_plan_gives_the_request_that_gives_it_again() {
-        let chosen = [("seed", "18446744073709551615"), ("guidance", "0.1"), ("noise", "torch-cpu"), ("count", "3")];
+        let chosen = [
+            ("seed", "18446744073709551615"),
+            ("guidance", "0.1"),
+            ("noise", "torch-cpu"),
+            ("count", "3"),
+            ("decoder", "tiny"),
+        ];
         for set in [&[][..], &chosen] {
             let plan = Plan::new(&request(set), &facts()).unwrap();
             assert_eq!(Plan::new(&plan.request(), &Facts { guidance: 9.0, steps: 7, ..facts() }).unwrap(), plan);

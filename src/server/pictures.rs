@@ -6,13 +6,15 @@ use crate::image::read_png_text;
 use crate::jobs::Image;
 use crate::library::Library;
 use crate::pipeline::Receipt;
-use crate::request::{GenerateRequest, from_parameters};
+use crate::request::{GenerateRequest, Preprocessor, from_parameters};
 use crate::{Error, Result};
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::extract::{Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// What was found in a file.
 struct Found {
@@ -70,9 +72,9 @@ pub(super) async fn replay(State(app): State<App>, request: Request) -> Result<J
     let file = body::png(&app, request).await?;
     let sent = file.clone();
     let receipt = blocking(move || Ok(Receipt::from_png(&sent))).await?.ok_or_else(not_ours)?;
-    if receipt.strength.is_some() {
-        let detail =
-            "This picture was drawn over another one, which is not in the file: it cannot be drawn again from it.";
+    if receipt.needs_pictures() {
+        let detail = "This picture was drawn over another one, or along others, which are not in the file: it cannot be \
+                      drawn again from it.";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "needs_image", detail));
     }
     let (job, files) = app.draw(receipt.request()).await?;
@@ -80,6 +82,27 @@ pub(super) async fn replay(State(app): State<App>, request: Request) -> Result<J
     let (image, drawn) = again.ok_or_else(|| Error::Server("a drawn job has no picture".into()))?;
     let differences = differences(&receipt, &file, image, drawn);
     Ok(Json(json!({ "identical": *file == **drawn, "differences": differences, "image": view::image(image) })))
+}
+
+/// Shows what a ControlNet would see of a picture.
+#[utoipa::path(post, path = "/api/v1/preprocess", tag = "pictures",
+    request_body(content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"))),
+    params(("with" = String, Query, description = "none, canny or canny:LOW:HIGH, as in control_preprocessor")),
+    responses((status = 200, description = "A picture of the same size", body = Vec<u8>, content_type = "image/png"),
+              Problems))]
+pub(super) async fn preprocess(
+    State(app): State<App>,
+    Query(query): Query<HashMap<String, String>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let preprocessor = query.get("with").map_or("", String::as_str);
+    let preprocessor = Preprocessor::read("with", preprocessor).map_err(Error::invalid)?;
+    let file = body::picture(&app, request).await?;
+    let drawn = blocking(move || {
+        let picture = crate::image::read("image", &file).map_err(Error::invalid)?;
+        crate::image::encode_png(&preprocessor.apply(picture), &[])
+    });
+    Ok(([(header::CONTENT_TYPE, "image/png")], drawn.await?).into_response())
 }
 
 fn not_ours() -> Problem {
@@ -103,7 +126,7 @@ fn differences(before: &Receipt, old: &[u8], image: &Image, new: &[u8]) -> Vec<S
     told
 }
 
-/// Says how a prompt fills the chunks that the model reads, which has to be in memory.
+/// Says how a prompt fills the chunks that the model reads.
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "choices", request_body = GenerateRequest,
     responses((status = 200, description = "count, limit and chunks", body = Object), Problems))]
 pub(super) async fn tokens(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {

@@ -39,6 +39,8 @@ pub(super) struct JobView {
     request: Value,
     has_image: bool,
     has_mask: bool,
+    /// The fields of all files that were sent with it and are still kept.
+    files: Vec<String>,
     images: Vec<ImageView>,
     /// What a person should know about the pictures: a code and a message each.
     #[schema(value_type = Vec<Object>)]
@@ -100,8 +102,9 @@ pub(super) fn job(jobs: &Jobs, job: &Job) -> Result<JobView> {
         loading: if job.state == State::Running { jobs.loading(&job.id) } else { None },
         eta_seconds: eta,
         request: request(&job.request),
-        has_image: job.has_image,
-        has_mask: job.has_mask,
+        has_image: job.has("image"),
+        has_mask: job.has("mask"),
+        files: job.uploads.clone(),
         images: job.images.iter().map(image).collect(),
         notices: job.notices.clone(),
         error: job.error.clone(),

@@ -120,6 +120,11 @@ impl Drop for Window {
 }
 
 fn programs() -> Option<((Program, String), (Program, String))> {
+    programs_with(None)
+}
+
+/// With the models of another place, too.
+fn programs_with(models: Option<&Path>) -> Option<((Program, String), (Program, String))> {
     let mut driver = Command::new("chromedriver");
     driver.arg("--port=0");
     let driver = Program::start(driver, "was started successfully on port");
@@ -131,6 +136,7 @@ fn programs() -> Option<((Program, String), (Program, String))> {
     let mut server = Command::new(env!("CARGO_BIN_EXE_limner"));
     server.args(["serve", "--listen", "127.0.0.1:0", "--model"]).arg(tiny_model::path());
     server.env("LIMNER_DATA", tempfile::tempdir().unwrap().keep());
+    server.envs(models.map(|place| ("LIMNER_MODELS", place)));
     Some((driver, Program::start(server, "listening on").unwrap()))
 }
 
@@ -297,6 +303,48 @@ fn a_person_drops_a_picture_and_is_asked_before_its_settings_are_taken() {
 }
 
 #[test]
+fn a_person_chooses_another_model() {
+    let place = crate::library::place();
+    let broken = place.path().join("broken-model");
+    crate::library::copy(&tiny_model::path(), &broken);
+    std::fs::write(broken.join("unet/config.json"), r#"{"cross_attention_dim": 7}"#).unwrap();
+    let Some(((_driver, port), (_server, address))) = programs_with(Some(place.path())) else { return };
+    let window = Window::open(&port, 1280, 900);
+    window.post("/url", &json!({ "url": address }));
+    window.wait_for(
+        "document.querySelector('#width').step === '8' && document.querySelector('#width').placeholder === '32'",
+    );
+    assert_eq!(window.run("return document.querySelector('#model').value"), "tiny");
+    assert_eq!(window.run("return document.querySelector('option[value=broken-model]').disabled"), true);
+    window.run(
+        "const model = document.querySelector('#model'); model.value = 'b'; model.dispatchEvent(new Event('input'))",
+    );
+    window.wait_for(
+        "document.querySelector('#width').placeholder === '16' && document.querySelector('#width').step === '2'",
+    );
+    window.run("document.querySelector('#steps').closest('details').open = true");
+    assert_eq!(window.run("return document.querySelector('#shapes button').dataset.width"), "16");
+    window.screenshot("model-1280.png");
+    window.type_into("#prompt", "red apple\u{e007}");
+    window.wait_for("document.querySelector('#result figure img')?.naturalWidth === 16");
+    assert_eq!(window.run("return document.querySelector('#model').value"), "b");
+    for (width, height) in [(1280, 900), (390, 844)] {
+        let window = Window::open(&port, width, height);
+        window.post("/url", &json!({ "url": format!("{address}/models") }));
+        assert_eq!(window.run("return document.querySelectorAll('.model .tag.on').length"), 2);
+        assert_eq!(window.run("return document.documentElement.scrollWidth <= innerWidth"), true, "{width} px");
+        window.screenshot(&format!("models-{width}.png"));
+        window.post("/url", &json!({ "url": format!("{address}/?model=b") }));
+        window.screenshot(&format!("choice-{width}.png"));
+    }
+    window.post("/url", &json!({ "url": format!("{address}/models") }));
+    window.run("document.querySelector('form[action=\"/models/b/unload\"] button').click()");
+    window.wait_for("document.querySelector('form[action=\"/models/b/load\"]')");
+    window.run("document.querySelector('form[action=\"/models/b/load\"] button').click()");
+    window.wait_for("document.querySelector('form[action=\"/models/b/unload\"]')");
+}
+
+#[test]
 fn a_person_without_scripts_gets_the_picture_too() {
     let Some(((_driver, port), (_server, address))) = programs() else { return };
     let off = json!({ "profile.managed_default_content_settings.javascript": 2 });
@@ -341,6 +389,7 @@ fn pages_have_no_serious_accessibility_fault() {
         "/history".to_owned(),
         compared,
         "/grid".to_owned(),
+        "/models".to_owned(),
         grid,
         "/?steps=0".into(),
     ];

@@ -14,16 +14,22 @@ use std::time::Duration;
 const KILLS: u64 = 20;
 
 /// A server in a process of its own.
-struct Server {
+pub(crate) struct Server {
     process: Child,
     address: String,
 }
 
 impl Server {
     fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    /// With more settings, by the names of their variables.
+    pub(crate) fn start_with(data: &Path, settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_limner"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--queue", "1000", "--data"]).arg(data);
         command.env("LIMNER_MODEL", tiny_model::path()).env("RUST_LOG", "off").stdout(Stdio::piped());
+        command.envs(settings.iter().copied());
         let mut process = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -31,13 +37,13 @@ impl Server {
         Self { process, address }
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
     /// Status and body of a request; none when the server did not answer.
-    fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, Vec<u8>)> {
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, Vec<u8>)> {
         let mut stream = TcpStream::connect(&self.address).ok()?;
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json"
@@ -50,7 +56,7 @@ impl Server {
         Some((status, answer[end + 4..].to_vec()))
     }
 
-    fn json(&self, path: &str) -> Value {
+    pub(crate) fn json(&self, path: &str) -> Value {
         let (status, body) = self.ask("GET", path, "").unwrap();
         assert_eq!(status, 200, "{path}");
         serde_json::from_slice(&body).unwrap()

@@ -69,7 +69,7 @@ impl ByHand {
     fn text(&self, text: &str) -> (Tensor, Option<Tensor>) {
         let said = self.0.text.iter().map(|encoder| {
             let ids = encoder.tokenizer.ids(text).unwrap();
-            encoder.read(&encoder.tokenizer.framed(&ids), ids.len() + 1, None).unwrap()
+            encoder.read(&encoder.tokenizer.framed(&ids), ids.len() + 1, None, None).unwrap()
         });
         let said: Vec<_> = said.collect();
         let states = Tensor::cat(&said.iter().map(|said| &said.states).collect::<Vec<_>>(), 2).unwrap();

@@ -77,14 +77,19 @@ async fn api(body: &str) -> (u16, Value) {
 
 /// A form's body, with one file part when there is one.
 pub(crate) fn form(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> Request<Body> {
+    form_of(fields, file.as_slice())
+}
+
+/// A form's body with several files.
+pub(crate) fn form_of(fields: &[(&str, &str)], files: &[(&str, &[u8])]) -> Request<Body> {
     let mut body = Vec::new();
     for (name, value) in fields {
         body.extend(format!("--line\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n").bytes());
     }
-    if let Some((name, content)) = file {
+    for (name, content) in files {
         let head =
             format!("--line\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"../../x.png\"\r\n\r\n");
-        body.extend([head.as_bytes(), content, b"\r\n"].concat());
+        body.extend([head.as_bytes(), *content, b"\r\n"].concat());
     }
     body.extend(b"--line--\r\n");
     post("/", "multipart/form-data; boundary=line", body)

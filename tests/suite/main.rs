@@ -1,11 +1,14 @@
 //! Black-box tests, in one binary: linking is slow.
 
+mod adapters;
 mod bad_input;
 mod batch;
 mod browser;
 mod bundled;
 mod checkpoint;
 mod cli;
+mod control;
+mod controlnet;
 mod crash;
 mod data;
 mod diffusion;
@@ -13,8 +16,10 @@ mod families;
 mod http;
 mod hub;
 mod images;
+mod ip_adapter;
 mod jobs;
 mod library;
+mod memory;
 mod networks;
 mod pages;
 mod parity;
@@ -22,6 +27,7 @@ mod pipeline;
 mod precision;
 mod prompts;
 mod repaint;
+mod taesd;
 mod tiny_model;
 mod tokenizer;
 mod vae;

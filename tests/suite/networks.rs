@@ -1,6 +1,6 @@
 //! The text encoder and the U-Net: laws they keep, and the numbers of transformers and diffusers.
 
-mod formula;
+pub(crate) mod formula;
 
 use candle_core::{DType, Device, Tensor};
 use formula::{Formula, input};
@@ -56,7 +56,7 @@ impl UNetCase {
             pooled: input("input.pooled", &[rows, config.added_channels().unwrap().0]),
             sizes: Tensor::new((0..rows).map(sizes).collect::<Vec<_>>(), &Device::Cpu).unwrap(),
         });
-        Conditioning { context, added, guidance: config.time_cond_proj_dim.map(|_| 8.0) }
+        Conditioning { context, added, guidance: config.time_cond_proj_dim.map(|_| 8.0), image: None, residuals: None }
     }
 }
 
@@ -203,6 +203,31 @@ fn every_parameter_of_both_networks_gets_a_gradient() {
             let free = name.ends_with("k_proj.bias");
             assert!(free || largest > 1e-6, "{name}: the largest gradient is {largest}");
         }
+    }
+}
+
+/// Our kernels serve f32 on the CPU alone; f64 takes the way that other devices take, through candle's operations.
+#[test]
+fn both_networks_give_the_same_numbers_without_our_kernels() {
+    let double = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+    let single = |x: &Tensor| numbers(&x.to_dtype(DType::F32).unwrap());
+    let vb = Formula::default().builder().to_dtype(DType::F64);
+    for case in golden().unet {
+        let (config, batch) = (case.config(), case.times.len());
+        let x = input("input.x", &[batch, config.in_channels, case.height, case.width]);
+        let t = Tensor::new(case.times.as_slice(), &Device::Cpu).unwrap();
+        let mut given = case.conditioning(double(&input("input.context", &[batch, 5, 6])));
+        given.added.iter_mut().for_each(|added| added.pooled = double(&added.pooled));
+        let y = UNet2DConditionModel::new(&config, &vb).unwrap().forward(&double(&x), &t, &given).unwrap();
+        let off = difference(&single(&y), &case.output);
+        assert!(y.dtype() == DType::F64 && off < 2e-5, "off by {off} in {}", case.config);
+    }
+    for case in golden().clip {
+        let config: ClipTextConfig = serde_json::from_value(case.config).unwrap();
+        let states = ClipTextModel::new(&config, &vb).unwrap().forward(&Tensor::new(case.ids, &Device::Cpu).unwrap());
+        let states = states.unwrap();
+        let off = difference(&single(&states), &case.output);
+        assert!(states.dtype() == DType::F64 && off < 1e-5, "off by {off}");
     }
 }
 

@@ -85,6 +85,27 @@ fn encoding_and_decoding_give_the_numbers_of_diffusers() {
     }
 }
 
+/// In f64, which our kernels leave to candle's operations, as they leave other devices.
+#[test]
+fn the_numbers_are_the_same_without_our_kernels() {
+    for case in golden() {
+        let (_, variables) = network(&case.config);
+        let config: VaeConfig = serde_json::from_value(case.config.clone()).unwrap();
+        let wide = |(name, var): (&String, &candle_core::Var)| (name.clone(), var.to_dtype(DType::F64).unwrap());
+        let tensors = variables.data().lock().unwrap().iter().map(wide).collect();
+        let vb = VarBuilder::from_tensors(tensors, DType::F64, &Device::Cpu);
+        let model = AutoencoderKl::new(&config, &vb).unwrap();
+        let double = |name: &str, shape: &[usize]| formula(name, shape).to_dtype(DType::F64).unwrap();
+        let single = |x: &Tensor| x.to_dtype(DType::F32).unwrap();
+        let moments = model.encode(&double("input.picture", &[2, 3, case.height, case.width])).unwrap();
+        assert_close(&single(&moments.mean), &case.mean, "mean");
+        let (h, w) = (case.height / config.factor(), case.width / config.factor());
+        let picture = model.decode(&double("input.latents", &[2, config.latent_channels, h, w])).unwrap();
+        assert_eq!(picture.dtype(), DType::F64);
+        assert_close(&single(&picture), &case.picture, "picture");
+    }
+}
+
 /// A gradient that is missing leaves its weights where they are without an error: candle's fused operations do that.
 #[test]
 fn every_parameter_and_the_latents_get_a_gradient() {

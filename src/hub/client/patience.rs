@@ -19,7 +19,8 @@ pub struct Patience {
 }
 
 impl Default for Patience {
-    /// Five attempts with about 15 s of waiting between them, five minutes where the hub asks for it, a minute of silence.
+    /// Five attempts with about 15 s of waiting between them, up to five minutes where the hub asks for it, and a
+    /// minute of silence.
     fn default() -> Self {
         Self {
             attempts: 5,

@@ -68,8 +68,8 @@ impl Question<'_> {
             }
             (401, true, _) => format!("{id}: the hub does not accept the token (401); put a valid one into HF_TOKEN"),
             (401, false, _) => format!(
-                "{id} is not there, or not for everybody (401): check the name; if it is private or gated, set HF_TOKEN \
-                 to a token of an account that may read it"
+                "{id} is not there, or not for everybody (401): check the name; if it is private or gated, set \
+                 HF_TOKEN to a token of an account that may read it"
             ),
             _ => format!("{id}: {}; the account of HF_TOKEN has to be allowed to read it", said(answer)),
         })

@@ -1,7 +1,7 @@
 //! From acceptance to the end of a job. Each function is one transaction.
 
 use super::{Claimed, Failure, Id, Image, Inserted, MOST_ATTEMPTS, NewJob, State, Store, Waiting};
-use super::{fault, id, now, optional_id, request};
+use super::{fault, id, now, request};
 use crate::Result;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
@@ -30,17 +30,13 @@ impl Store {
                 return Ok(Inserted::Full);
             }
             tx.execute(
-                "INSERT INTO jobs (id, state, request, image, mask, bytes, created_at)
-                 VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6)",
-                params![
-                    new.id.as_str(),
-                    new.request,
-                    new.image.map(Id::as_str),
-                    new.mask.map(Id::as_str),
-                    new.bytes as i64,
-                    now()
-                ],
+                "INSERT INTO jobs (id, state, request, bytes, created_at) VALUES (?1, 'queued', ?2, ?3, ?4)",
+                params![new.id.as_str(), new.request, new.bytes as i64, now()],
             )?;
+            for (field, file) in new.uploads {
+                let values = params![new.id.as_str(), field, file.as_str()];
+                tx.execute("INSERT INTO uploads (job, field, file) VALUES (?1, ?2, ?3)", values)?;
+            }
             if let Some((key, fingerprint)) = new.key {
                 let values = params![key, fingerprint, new.id.as_str()];
                 tx.execute("INSERT INTO keys (key, fingerprint, job) VALUES (?1, ?2, ?3)", values)?;
@@ -194,16 +190,9 @@ fn next(tx: &Transaction<'_>) -> rusqlite::Result<Option<Next>> {
 fn start(tx: &Transaction<'_>, number: i64) -> rusqlite::Result<Claimed> {
     let sql = format!(
         "UPDATE jobs SET state = 'running', attempt = attempt + 1, started_at = ?2 WHERE number = ?1
-         RETURNING id, attempt, request, image, mask, {STEPS}"
+         RETURNING id, attempt, request, {STEPS}"
     );
     tx.prepare_cached(&sql)?.query_row(params![number, now()], |row| {
-        Ok(Claimed {
-            id: id(row, 0)?,
-            attempt: row.get(1)?,
-            request: request(row, 2)?,
-            image: optional_id(row, 3)?,
-            mask: optional_id(row, 4)?,
-            steps: row.get(5)?,
-        })
+        Ok(Claimed { id: id(row, 0)?, attempt: row.get(1)?, request: request(row, 2)?, steps: row.get(3)? })
     })
 }

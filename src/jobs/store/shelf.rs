@@ -2,9 +2,9 @@
 
 use super::super::Counts;
 use super::{Id, Image, Job, Query, SELECT, SELECT_IMAGE, State, Store};
-use super::{fault, id, now, optional_id, read_image, read_job, with_images};
+use super::{fault, id, now, read_image, read_job, with_images};
 use crate::Result;
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, params};
 
 impl Store {
     /// How much there is of everything.
@@ -64,26 +64,25 @@ impl Store {
     /// Forgets the uploads of jobs that are over and have no pictures (any more): nobody can use them again.
     pub(in crate::jobs) fn forget_uploads(&self) -> Result<usize> {
         self.write(|tx| {
-            tx.execute(
-                "UPDATE jobs SET image = NULL, mask = NULL, bytes = 0
-                 WHERE (image IS NOT NULL OR mask IS NOT NULL) AND state NOT IN ('queued', 'running')
-                   AND NOT EXISTS (SELECT 1 FROM images WHERE job = jobs.id)",
-                [],
-            )
+            let useless = "SELECT id FROM jobs WHERE state NOT IN ('queued', 'running')
+                             AND NOT EXISTS (SELECT 1 FROM images WHERE job = jobs.id)";
+            tx.execute(&format!("UPDATE jobs SET bytes = 0 WHERE bytes > 0 AND id IN ({useless})"), [])?;
+            tx.execute(&format!("DELETE FROM uploads WHERE job IN ({useless})"), [])
         })
     }
 
     /// Ids of all uploads that are kept: of open jobs, and of those whose pictures are kept.
     pub(in crate::jobs) fn uploads(&self) -> Result<Vec<Id>> {
-        self.ids("SELECT image FROM jobs WHERE image IS NOT NULL UNION SELECT mask FROM jobs WHERE mask IS NOT NULL")
+        self.ids("SELECT file FROM uploads")
     }
 
-    /// The files that were sent with a job: picture and mask.
-    pub(in crate::jobs) fn uploads_of(&self, job: &Id) -> Result<(Option<Id>, Option<Id>)> {
-        let files = |row: &Row<'_>| Ok((optional_id(row, 0)?, optional_id(row, 1)?));
-        let sql = "SELECT image, mask FROM jobs WHERE id = ?1";
-        let found = self.lock().query_row(sql, [job.as_str()], files).optional().map_err(fault)?;
-        Ok(found.unwrap_or_default())
+    /// The files that were sent with a job: their fields, and their names in the data folder.
+    pub(in crate::jobs) fn uploads_of(&self, job: &Id) -> Result<Vec<(String, Id)>> {
+        let connection = self.lock();
+        let sql = "SELECT field, file FROM uploads WHERE job = ?1 ORDER BY field";
+        let mut statement = connection.prepare_cached(sql).map_err(fault)?;
+        let files = statement.query_map([job.as_str()], |row| Ok((row.get(0)?, id(row, 1)?))).map_err(fault)?;
+        files.collect::<rusqlite::Result<_>>().map_err(fault)
     }
 
     /// One picture.

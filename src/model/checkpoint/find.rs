@@ -1,5 +1,6 @@
 //! Where models are: a name or a path to the folder or the file of a model.
 
+use super::companion::is_companion;
 use crate::error::FieldError;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
@@ -81,7 +82,8 @@ pub(crate) fn is_name(text: &str) -> bool {
 /// Whether this is a model by its name, and by what is in it if it is a folder.
 pub(crate) fn is_model(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_file = || name.ends_with(ENDING) && !name.ends_with(VAE_ENDING) && path.is_file();
+    let is_part = name.ends_with(VAE_ENDING) || is_companion(&name);
+    let is_file = || name.ends_with(ENDING) && !is_part && path.is_file();
     path.join("model_index.json").is_file() || is_file()
 }
 
@@ -110,10 +112,10 @@ mod tests {
     }
 
     #[test]
-    fn a_model_in_one_file_is_found_by_its_name_and_an_autoencoder_beside_it_is_no_model() {
+    fn a_model_in_one_file_is_found_by_its_name_and_an_autoencoder_beside_it_is_none() {
         let place = place(&["folder"]);
         let file = place.path().join("v1-5.safetensors");
-        for name in ["v1-5.safetensors", "v1-5.vae.safetensors", "notes.txt"] {
+        for name in ["v1-5.safetensors", "v1-5.vae.safetensors", "notes.txt", "taesdxl_decoder.safetensors"] {
             fs::write(place.path().join(name), "").unwrap();
         }
         let places = [place.path().to_owned()];

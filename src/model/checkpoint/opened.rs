@@ -1,23 +1,43 @@
 //! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
 
 use super::parts::Parts;
-use super::{Defaults, Model, Precision, folder, name, single};
+use super::{ControlNets, Defaults, IpAdapters, Model, Precision, companion, folder, name, places, single};
 use crate::Result;
+use crate::model::adapter::{Adapters, Catalogue, Layout};
+use crate::model::tokenizer::Tokenizer;
 use crate::model::unet::{Beside, UNetConfig};
 use candle_core::Device;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model before any network is built.
 pub struct Opened {
     path: PathBuf,
     parts: Parts,
+    layout: Arc<Layout>,
+    /// Where a tiny decoder for its latents is.
+    companion: Option<PathBuf>,
+    catalogue: Catalogue,
 }
 
 impl Opened {
     /// Reads the small files of a diffusers folder, or the header of a single file. Fails as [`Model::load`] does.
     pub fn read(path: &Path) -> Result<Self> {
         let parts = if path.is_file() { single::read(path)? } else { folder::read(path)? };
-        Ok(Self { path: path.to_owned(), parts })
+        let layout = Arc::new(Layout::new(parts.text.iter().map(|text| &text.weights), &parts.unet.1));
+        let companion = companion::find(path, &parts.codec.0);
+        Ok(Self { path: path.to_owned(), parts, layout, companion, catalogue: Catalogue::new(places()) })
+    }
+
+    /// The same with adapters and embeddings from a catalogue; without it, they are looked for where models are.
+    #[must_use]
+    pub fn with_catalogue(self, catalogue: Catalogue) -> Self {
+        Self { catalogue, ..self }
+    }
+
+    /// What it can be drawn with besides.
+    pub fn adapters(&self) -> Adapters {
+        Adapters::new(self.catalogue.clone(), self.layout.clone())
     }
 
     /// Where it is.
@@ -72,6 +92,21 @@ impl Opened {
         self.parts.defaults
     }
 
+    /// Whether a tiny decoder can be asked for.
+    pub fn has_tiny_decoder(&self) -> bool {
+        self.companion.is_some() || self.parts.codec.0.is_tiny()
+    }
+
+    /// The IP-Adapters among the models, seen from this one.
+    pub fn ip_adapters(&self) -> IpAdapters {
+        IpAdapters::of(&self.path, self.unet())
+    }
+
+    /// The ControlNets among the models, seen from this one.
+    pub fn controlnets(&self) -> ControlNets {
+        ControlNets::of(&self.path, self.unet(), self.factor())
+    }
+
     /// Bytes that its weights will take in a precision: an estimate from the files' headers, to which tensors that no
     /// network asks for belong, too.
     pub fn bytes(&self, precision: Precision) -> u64 {
@@ -81,8 +116,13 @@ impl Opened {
         weights.map(|weights| weights.bytes(precision)).sum::<u64>() + codec.1.bytes(precision.of_codec())
     }
 
+    /// What splits prompts into tokens: of two text encoders, the first one's, whose vocabulary is also the other's.
+    pub fn into_tokenizer(mut self) -> Tokenizer {
+        self.parts.text.remove(0).tokenizer
+    }
+
     /// Builds the networks.
     pub fn load(self, device: &Device, precision: impl Into<Precision>) -> Result<Model> {
-        Model::build(name(&self.path), self.parts, device, precision.into())
+        Model::build(name(&self.path), self.parts, (self.layout, self.companion), device, precision.into())
     }
 }

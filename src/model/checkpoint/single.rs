@@ -5,6 +5,8 @@ mod kind;
 mod names;
 mod shapes;
 
+pub(in crate::model) use names::unet as ldm_unet;
+
 use super::defaults::{Defaults, Distilled};
 use super::parts::{Parts, Source, TextParts};
 use super::weights::{Part, Weights};
@@ -14,11 +16,13 @@ use crate::model::clip::ClipTextConfig;
 use crate::model::tokenizer::{Padding, Tokenizer};
 use crate::{Error, Result};
 use kind::{Clip, Family, TextKind};
+pub(super) use shapes::controlnet as controlnet_config;
 use std::borrow::Cow;
 use std::path::Path;
 
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
+const CONTROLNET: &str = "control_model.";
 
 /// Reads the file `path`, and `NAME.vae.safetensors` beside it where there is one: that autoencoder is then used
 /// instead of the file's own.
@@ -76,10 +80,25 @@ fn prediction(file: &Weights, unet: &Weights, family: Family) -> Prediction {
 }
 
 fn unet(file: &Weights) -> Weights {
-    // The first convolution with a stride ends the first level.
-    let ends = |i: &usize| file.shape(&format!("{UNET}input_blocks.{i}.0.op.weight")).is_some();
-    let layers = (2..100).find(ends).map_or(2, |i| i - 1);
+    let layers = layers(file, UNET);
     file.renamed(|name| one(name.strip_prefix(UNET).and_then(|name| names::unet(name, layers))))
+}
+
+/// Residual blocks per level: the first convolution with a stride ends the first level.
+fn layers(file: &Weights, prefix: &str) -> usize {
+    let ends = |i: &usize| file.shape(&format!("{prefix}input_blocks.{i}.0.op.weight")).is_some();
+    (2..100).find(ends).map_or(2, |i| i - 1)
+}
+
+/// A ControlNet's weights, whichever names they have in its file.
+pub(super) fn controlnet(file: &Weights) -> Weights {
+    let prefix = if file.names().any(|name| name.starts_with(CONTROLNET)) { CONTROLNET } else { "" };
+    let original = file.shape(&format!("{prefix}input_hint_block.0.weight")).is_some();
+    let layers = layers(file, prefix);
+    file.renamed(|name| {
+        let name = name.strip_prefix(prefix);
+        one(if original { name.and_then(|name| names::controlnet(name, layers)) } else { name.map(str::to_owned) })
+    })
 }
 
 fn text(file: &Weights, kind: TextKind) -> Result<(TextKind, ClipTextConfig, Weights), String> {

@@ -1,17 +1,22 @@
 //! Weights on disk to the variables that layers ask for.
 
+mod base;
+mod faults;
 mod file;
 mod hash;
 mod shards;
 
+pub(in crate::model) use base::Base;
 pub(crate) use file::{PICKLE, is_pickle_name};
-pub(super) use hash::Hash;
+pub(in crate::model) use hash::Hash;
 
 use super::precision::Precision;
 use crate::{Error, Result};
+use base::Recorder;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
+use faults::Faults;
 use file::WeightFile;
 use safetensors::tensor::TensorInfo;
 use std::collections::HashMap;
@@ -19,17 +24,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many missing tensors are looked for, and how many numbers may stand in for them, before a model is given up.
-/// Without such a bound a hostile configuration could ask for any amount of memory.
-const MOST_MISSING: usize = 10_000;
-const MOST_STAND_INS: usize = 1 << 26;
-
 /// The tensors of one part of a model, still as they are on disk.
 #[derive(Debug, Clone)]
-pub(super) struct Weights {
+pub(in crate::model) struct Weights {
     files: Arc<Vec<WeightFile>>,
     /// Where the tensors are, by the names that networks ask for.
     index: Arc<HashMap<String, Place>>,
+    /// Whether all of them belong to one network.
+    own: bool,
     faults: Arc<Mutex<Faults>>,
     /// In which types networks get them.
     precision: Precision,
@@ -58,18 +60,10 @@ pub(super) enum Part {
     Transposed,
 }
 
-/// What was wrong with the tensors asked for so far.
-#[derive(Debug, Default)]
-struct Faults {
-    missing: Vec<String>,
-    stand_ins: usize,
-    unusable: Option<Error>,
-}
-
 impl Weights {
     /// Reads `folder/STEM.safetensors`, its `fp16` variant, or the shards that `folder/STEM.safetensors.index.json` lists.
     pub(super) fn read(folder: &Path, stem: &str) -> Result<Self> {
-        Self::open(shards::files(folder, stem)?)
+        Ok(Self { own: true, ..Self::open(shards::files(folder, stem)?)? })
     }
 
     fn open(paths: Vec<PathBuf>) -> Result<Self> {
@@ -83,7 +77,7 @@ impl Weights {
     }
 
     /// Reads the one file `path`.
-    pub(super) fn read_file(path: PathBuf) -> Result<Self> {
+    pub(in crate::model) fn read_file(path: PathBuf) -> Result<Self> {
         Self::open(vec![path])
     }
 
@@ -100,6 +94,7 @@ impl Weights {
         Self {
             files,
             index: Arc::new(index),
+            own: false,
             faults: Arc::default(),
             precision: DType::F32.into(),
             taken: Arc::default(),
@@ -107,18 +102,18 @@ impl Weights {
     }
 
     /// The shape that the tensor `name` has.
-    pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+    pub(in crate::model) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.index.get(name).map(Place::shape)
     }
 
     /// Bytes of all tensors as networks would get them in `precision`.
     pub(super) fn bytes(&self, precision: Precision) -> u64 {
         let bytes = |place: &Place| {
-            let numbers: u64 = place.shape().iter().map(|&dim| dim as u64).product();
+            let numbers = place.shape().iter().fold(1u64, |n, &dim| n.saturating_mul(dim as u64));
             let kept = precision.kept(place.dtype(), place.info.shape.len(), precision.activations());
-            numbers * kept.size_in_bytes() as u64
+            numbers.saturating_mul(kept.size_in_bytes() as u64)
         };
-        self.index.values().map(bytes).sum()
+        self.index.values().map(bytes).fold(0, u64::saturating_add)
     }
 
     /// Bytes of those that networks have taken into memory so far.
@@ -133,32 +128,78 @@ impl Weights {
     }
 
     /// All names.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::model) fn names(&self) -> impl Iterator<Item = &str> {
         self.index.keys().map(String::as_str)
     }
 
     /// What the first file says of itself under `key`.
-    pub(super) fn note(&self, key: &str) -> Option<&str> {
+    pub(in crate::model) fn note(&self, key: &str) -> Option<&str> {
         self.files.first()?.note(key)
     }
 
-    /// Builds a network from these weights. Missing tensors are named together, the first five of them; tensors that the
-    /// network does not ask for are ignored.
+    /// Builds a network from these weights. Missing tensors are named together, the first five of them. Tensors that the
+    /// network does not ask for are passed over, with a warning where they lie in a file of its own.
     pub(super) fn build<T>(
         &self,
         precision: Precision,
         device: &Device,
         build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
     ) -> Result<T> {
-        let weights = Box::new(Self { precision, ..self.clone() });
-        let built = build(&VarBuilder::from_backend(weights, precision.activations(), device.clone()));
-        match std::mem::take(&mut *self.faults()).into_error(|| self.path()) {
-            Some(error) => Err(error),
-            None => built.map_err(|e| Error::model(self.path(), e.to_string())),
-        }
+        let weights = self.in_precision(precision);
+        self.build_from(Box::new(weights), precision, device, build)
     }
 
-    fn path(&self) -> PathBuf {
+    /// The same, and what the network was built of.
+    pub(super) fn build_kept<T>(
+        &self,
+        precision: Precision,
+        device: &Device,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
+    ) -> Result<(T, Base)> {
+        let recorder = Recorder::new(self.in_precision(precision));
+        let built = self.build_from(Box::new(recorder.clone()), precision, device, build)?;
+        Ok((built, recorder.into_base(precision.activations(), device)))
+    }
+
+    fn in_precision(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
+    }
+
+    fn build_from<T>(
+        &self,
+        backend: Box<dyn SimpleBackend>,
+        precision: Precision,
+        device: &Device,
+        build: impl FnOnce(&VarBuilder<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let built = build(&VarBuilder::from_backend(backend, precision.activations(), device.clone()));
+        let faults = std::mem::take(&mut *self.faults());
+        let passed_over = faults.passed_over(self.names());
+        if let Some(error) = faults.into_error(|| self.path()) {
+            return Err(error);
+        }
+        let built = built.map_err(|e| Error::model(self.path(), e.to_string()))?;
+        if let Some(what) = passed_over.filter(|_| self.own) {
+            tracing::warn!("{}: {what}", self.path().display());
+        }
+        Ok(built)
+    }
+
+    /// The tensor `name` in f32.
+    pub(in crate::model) fn numbers(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let missing = || Error::model(self.path(), format!("{name} is missing"));
+        let (file, place) = self.find(name).ok_or_else(missing)?;
+        Ok(place.load(file)?.to_dtype(DType::F32)?.to_device(device)?)
+    }
+
+    /// The first (or only) number of the tensor `name`. Unlike weights, it may be an integer.
+    pub(in crate::model) fn number(&self, name: &str) -> Option<f64> {
+        let (file, place) = self.find(name)?;
+        file.number(&place.info)
+    }
+
+    /// The first file.
+    pub(in crate::model) fn path(&self) -> PathBuf {
         self.files.first().map(|f| f.path.clone()).unwrap_or_default()
     }
 
@@ -193,11 +234,7 @@ impl Weights {
     /// Zeros in place of a missing tensor, so that one reading of the model finds all that is missing;
     /// [`Weights::build`] then fails.
     fn stand_in(&self, shape: &Shape, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        let mut faults = self.faults();
-        faults.missing.push(name.to_owned());
-        let numbers = shape.dims().iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
-        faults.stand_ins = faults.stand_ins.saturating_add(numbers.unwrap_or(usize::MAX));
-        if faults.gave_up() {
+        if self.faults().miss(name, shape) {
             candle_core::bail!("{name} is missing");
         }
         Tensor::zeros(shape, dtype, device)
@@ -239,24 +276,6 @@ impl Place {
     }
 }
 
-impl Faults {
-    fn gave_up(&self) -> bool {
-        self.stand_ins > MOST_STAND_INS || self.missing.len() >= MOST_MISSING
-    }
-
-    fn into_error(self, path: impl FnOnce() -> PathBuf) -> Option<Error> {
-        if self.unusable.is_some() || self.missing.is_empty() {
-            return self.unusable;
-        }
-        let count = self.missing.len();
-        let least = if self.gave_up() { "at least " } else { "" };
-        let are = if count == 1 { "tensor is" } else { "tensors are" };
-        let names = self.missing[..count.min(5)].join(", ");
-        let more = if count > 5 { format!(" and {} more", count - 5) } else { String::new() };
-        Some(Error::model(path(), format!("{least}{count} {are} missing: {names}{more}")))
-    }
-}
-
 /// Whether a tensor of one shape can be used as one of the other: a 1x1 convolution is a linear layer, and some
 /// checkpoints store the one as the other.
 fn interchangeable(a: &[usize], b: &[usize]) -> bool {
@@ -269,6 +288,7 @@ impl SimpleBackend for Weights {
         let Some((file, place)) = self.find(name) else {
             return self.stand_in(&shape, name, dtype, device);
         };
+        self.faults().ask(name);
         let found = place.shape();
         if !interchangeable(&found, shape.dims()) {
             let message = format!("tensor {}: expected {:?}, found {found:?}", place.stored, shape.dims());

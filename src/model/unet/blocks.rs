@@ -1,5 +1,6 @@
 //! Residual blocks, and the down, middle and up blocks made of them.
 
+use super::ImagePrompt;
 use super::config::UNetConfig;
 use super::transformer::{Transformer, TransformerSizes};
 use crate::Result;
@@ -10,11 +11,13 @@ use candle_nn::VarBuilder;
 
 /// What every block is given besides its input.
 #[derive(Clone, Copy)]
-pub(super) struct Conditions<'a> {
+pub(in crate::model) struct Conditions<'a> {
     /// The time embedding after its SiLU, (B, E).
-    pub(super) time: &'a Tensor,
+    pub(in crate::model) time: &'a Tensor,
     /// Text states, (B, S, D).
-    pub(super) context: &'a Tensor,
+    pub(in crate::model) context: &'a Tensor,
+    /// A picture as a prompt.
+    pub(in crate::model) image: Option<&'a ImagePrompt>,
 }
 
 /// shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + project(time)))).
@@ -60,7 +63,7 @@ impl Stage {
     fn forward(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
         let x = self.resnet.forward(x, given.time)?;
         match &self.transformer {
-            Some(transformer) => transformer.forward(&x, given.context),
+            Some(transformer) => transformer.forward(&x, given),
             None => Ok(x),
         }
     }
@@ -125,28 +128,28 @@ impl DownBlock {
     }
 }
 
-/// Residual block, transformer, residual block at the coarsest resolution.
+/// Residual block, and but for some ControlNets transformer and residual block, at the coarsest resolution.
 #[derive(Debug)]
 pub(super) struct MidBlock {
     first: ResnetBlock,
-    transformer: Transformer,
-    second: ResnetBlock,
+    rest: Option<(Transformer, ResnetBlock)>,
 }
 
 impl MidBlock {
-    pub(super) fn new(c: &UNetConfig, vb: &VarBuilder) -> Result<Self> {
+    pub(super) fn new(c: &UNetConfig, attentive: bool, vb: &VarBuilder) -> Result<Self> {
         let level = c.block_out_channels.len() - 1;
         let channels = c.block_out_channels[level];
-        Ok(Self {
-            first: ResnetBlock::new(c, channels, channels, &vb.pp("resnets.0"))?,
-            transformer: transformer(c, level, &vb.pp("attentions.0"))?,
-            second: ResnetBlock::new(c, channels, channels, &vb.pp("resnets.1"))?,
-        })
+        let residual = |i: usize| ResnetBlock::new(c, channels, channels, &vb.pp("resnets").pp(i));
+        let rest = || Ok::<_, crate::Error>((transformer(c, level, &vb.pp("attentions.0"))?, residual(1)?));
+        Ok(Self { first: residual(0)?, rest: attentive.then(rest).transpose()? })
     }
 
     pub(super) fn forward(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
         let x = self.first.forward(x, given.time)?;
-        self.second.forward(&self.transformer.forward(&x, given.context)?, given.time)
+        match &self.rest {
+            Some((transformer, second)) => second.forward(&transformer.forward(&x, given)?, given.time),
+            None => Ok(x),
+        }
     }
 }
 

@@ -6,17 +6,20 @@ mod embedding;
 mod supported;
 mod text_embedding;
 mod transformer;
+mod trunk;
 
 pub use config::{AdditionEmbedType, Beside, DownBlockType, PerBlock, UNetConfig, UpBlockType};
 
-use super::layers::{Conv2d, GroupNorm, to_channels_first, to_channels_last};
+pub(in crate::model) use blocks::Conditions;
+pub(in crate::model) use trunk::Trunk;
+
+use super::layers::{Conv2d, GroupNorm, to_channels_first};
 use crate::Result;
-use crate::kernels;
-use blocks::{Conditions, DownBlock, MidBlock, UpBlock};
-use candle_core::{DType, Error, Tensor, bail};
+use blocks::UpBlock;
+use candle_core::{DType, Tensor, bail};
 use candle_nn::VarBuilder;
-use embedding::{TextTimeEmbedding, TimeEmbedding};
-use text_embedding::TextEmbedding;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What the U-Net is told besides noisy latents and the time; one row per sample.
 #[derive(Debug, Clone)]
@@ -27,6 +30,67 @@ pub struct Conditioning {
     pub added: Option<Added>,
     /// The guidance scale, for models that were distilled to know it; others do not hear of it.
     pub guidance: Option<f64>,
+    /// A picture as a prompt.
+    pub image: Option<ImagePrompt>,
+    /// What ControlNets add.
+    pub residuals: Option<Residuals>,
+}
+
+/// A picture as a prompt (Ye et al., arXiv:2308.06721): every cross-attention attends to it as well, beside the text.
+#[derive(Debug, Clone)]
+pub struct ImagePrompt {
+    /// Keys and values by the name of the cross-attention, see [`UNetConfig::cross_attentions`]; each (B, T, C).
+    pub layers: Arc<HashMap<String, (Tensor, Tensor)>>,
+    /// What is multiplied with what comes of it.
+    pub scale: f64,
+}
+
+impl ImagePrompt {
+    /// One row for each of `rows`, which are numbers of rows of this.
+    pub fn rows(&self, rows: &[u32]) -> Result<Self> {
+        let layer = |(name, (k, v)): (&String, &(Tensor, Tensor))| {
+            let rows = Tensor::new(rows, k.device())?;
+            Ok((name.clone(), (k.index_select(&rows, 0)?, v.index_select(&rows, 0)?)))
+        };
+        let layers: HashMap<_, _> = self.layers.iter().map(layer).collect::<Result<_>>()?;
+        Ok(Self { layers: Arc::new(layers), scale: self.scale })
+    }
+}
+
+/// What ControlNets add on the way through a U-Net (Zhang et al., arXiv:2302.05543, section 3.2). Channels-last.
+#[derive(Debug, Clone)]
+pub struct Residuals {
+    /// To each skip connection, in the order of the way down, (B, h, w, C).
+    pub skips: Vec<Tensor>,
+    /// To what comes from the middle.
+    pub middle: Tensor,
+}
+
+impl Residuals {
+    /// These times `weight`.
+    pub fn scaled(&self, weight: f64) -> Result<Self> {
+        let skips = self.skips.iter().map(|skip| Ok((skip * weight)?)).collect::<Result<_>>()?;
+        Ok(Self { skips, middle: (&self.middle * weight)? })
+    }
+
+    /// The sum of these and those of another net for the same U-Net.
+    pub fn plus(&self, other: &Self) -> Result<Self> {
+        let mut skips = self.skips.clone();
+        other.add_to(&mut skips)?;
+        Ok(Self { skips, middle: (&self.middle + &other.middle)? })
+    }
+
+    fn add_to(&self, skips: &mut [Tensor]) -> Result<()> {
+        if skips.len() != self.skips.len() {
+            let (found, expected) = (self.skips.len(), skips.len());
+            let message = format!("U-Net: {found} residuals for {expected} skip connections");
+            return Err(candle_core::Error::Msg(message).into());
+        }
+        for (skip, residual) in skips.iter_mut().zip(&self.skips) {
+            *skip = (&*skip + residual.to_dtype(skip.dtype())?)?;
+        }
+        Ok(())
+    }
 }
 
 /// The whole text as one vector, and the sizes of the picture (Podell et al., arXiv:2307.01952, section 2.2).
@@ -41,36 +105,12 @@ pub struct Added {
 impl Conditioning {
     /// Text states alone, (B, S, D): all that Stable Diffusion 1 and 2 are told.
     pub fn text(context: &Tensor) -> Self {
-        Self { context: context.clone(), added: None, guidance: None }
+        Self { context: context.clone(), added: None, guidance: None, image: None, residuals: None }
     }
 
     /// With text states of this type.
-    fn to_dtype(&self, dtype: DType) -> Result<Self> {
+    pub(in crate::model) fn to_dtype(&self, dtype: DType) -> Result<Self> {
         Ok(Self { context: self.context.to_dtype(dtype)?, ..self.clone() })
-    }
-}
-
-/// What is added to the time embedding.
-#[derive(Debug)]
-enum AddEmbedding {
-    Text(TextEmbedding),
-    TextTime(TextTimeEmbedding),
-}
-
-impl AddEmbedding {
-    fn new(kind: AdditionEmbedType, config: &UNetConfig, vb: &VarBuilder) -> Result<Self> {
-        Ok(match kind {
-            AdditionEmbedType::Text => Self::Text(TextEmbedding::new(config, vb)?),
-            AdditionEmbedType::TextTime => Self::TextTime(TextTimeEmbedding::new(config, vb)?),
-        })
-    }
-
-    fn forward(&self, given: &Conditioning) -> Result<Tensor> {
-        match (self, &given.added) {
-            (Self::Text(embedding), _) => embedding.forward(&given.context),
-            (Self::TextTime(embedding), Some(added)) => embedding.forward(added, given.context.dtype()),
-            (Self::TextTime(_), None) => Err(Error::Msg("U-Net: pooled text and sizes are missing".into()).into()),
-        }
     }
 }
 
@@ -78,11 +118,7 @@ impl AddEmbedding {
 #[derive(Debug)]
 pub struct UNet2DConditionModel {
     config: UNetConfig,
-    conv_in: Conv2d,
-    time_embedding: TimeEmbedding,
-    add_embedding: Option<AddEmbedding>,
-    down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
+    trunk: Trunk,
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
@@ -92,21 +128,10 @@ impl UNet2DConditionModel {
     /// Reads all parameters. Sizes that do not fit each other are an error here, not a panic later.
     pub fn new(config: &UNetConfig, vb: &VarBuilder) -> Result<Self> {
         config.check().map_err(|message| candle_core::Error::Msg(format!("U-Net configuration: {message}")))?;
-        let channels = &config.block_out_channels;
-        let finest = channels[0];
-        let down = vb.pp("down_blocks");
-        let inputs = |level: usize| if level == 0 { finest } else { channels[level - 1] };
-        let down_block = |level| DownBlock::new(config, level, inputs(level), &down.pp(level));
+        let finest = config.block_out_channels[0];
         Ok(Self {
             config: config.clone(),
-            conv_in: Conv2d::same3x3(config.in_channels, finest, &vb.pp("conv_in"))?,
-            time_embedding: TimeEmbedding::new(config, &vb.pp("time_embedding"))?,
-            add_embedding: config
-                .addition_embed_type
-                .map(|kind| AddEmbedding::new(kind, config, &vb.pp("add_embedding")))
-                .transpose()?,
-            down_blocks: (0..channels.len()).map(down_block).collect::<Result<_>>()?,
-            mid_block: MidBlock::new(config, &vb.pp("mid_block"))?,
+            trunk: Trunk::new(config, true, vb)?,
             up_blocks: up_blocks(config, &vb.pp("up_blocks"))?,
             conv_norm_out: GroupNorm::new(config.norm_num_groups, finest, config.norm_eps, &vb.pp("conv_norm_out"))?,
             conv_out: Conv2d::same3x3(finest, config.out_channels, &vb.pp("conv_out"))?,
@@ -128,23 +153,16 @@ impl UNet2DConditionModel {
     /// may be of any type; what comes out is of [`Self::dtype`].
     pub fn forward(&self, x: &Tensor, t: &Tensor, given: &Conditioning) -> Result<Tensor> {
         let (x, given) = (&x.to_dtype(self.dtype())?, &given.to_dtype(self.dtype())?);
-        let context = &given.context;
-        self.check_shapes(x, t, context)?;
-        let mut time = self.time_embedding.forward(t, given.guidance, x.dtype())?;
-        if let Some(embedding) = &self.add_embedding {
-            time = (time + embedding.forward(given)?)?;
+        self.check_shapes(x, t, &given.context)?;
+        let time = self.trunk.time(t, given, x.dtype())?;
+        let blocks = Conditions { time: &time, context: &given.context, image: given.image.as_ref() };
+        let (mut x, mut skips) = self.trunk.forward(x, None, blocks)?;
+        if let Some(residuals) = &given.residuals {
+            residuals.add_to(&mut skips)?;
+            x = (&x + residuals.middle.to_dtype(x.dtype())?)?;
         }
-        // Every block's projection begins with the SiLU: once is enough.
-        let time = kernels::silu(&time)?;
-        let given = Conditions { time: &time, context };
-        let mut x = self.conv_in.forward(&to_channels_last(x)?)?;
-        let mut skips = vec![x.clone()];
-        for block in &self.down_blocks {
-            x = block.forward(x, given, &mut skips)?;
-        }
-        x = self.mid_block.forward(&x, given)?;
         for block in &self.up_blocks {
-            x = block.forward(x, given, &mut skips)?;
+            x = block.forward(x, blocks, &mut skips)?;
         }
         to_channels_first(&self.conv_out.forward_normed(&self.conv_norm_out, &x)?)
     }
@@ -167,12 +185,7 @@ impl UNet2DConditionModel {
 
 /// The way up mirrors the way down: each residual block takes one of the skip connections, latest first.
 fn up_blocks(config: &UNetConfig, vb: &VarBuilder) -> Result<Vec<UpBlock>> {
-    let channels = &config.block_out_channels;
-    let mut skips = vec![channels[0]];
-    for (level, &width) in channels.iter().enumerate() {
-        let downsampled = usize::from(level + 1 < channels.len());
-        skips.extend(std::iter::repeat_n(width, config.layers_per_block + downsampled));
-    }
+    let (channels, mut skips) = (&config.block_out_channels, config.skips());
     let mut inputs = channels[channels.len() - 1];
     let block = |index: usize| -> Result<UpBlock> {
         let taken: Vec<usize> = skips.drain(skips.len() - config.layers_per_block - 1..).rev().collect();

@@ -4,7 +4,7 @@ use crate::request::{FIELDS, GenerateRequest};
 use serde_json::{Map, Value};
 
 /// What a request has by itself and need not be said.
-const USUAL: [(&str, &str); 7] = [
+const USUAL: [(&str, &str); 8] = [
     ("guidance_rescale", "0"),
     ("image_guidance", "1.5"),
     ("count", "1"),
@@ -12,6 +12,7 @@ const USUAL: [(&str, &str); 7] = [
     ("only_masked", "false"),
     ("only_masked_padding", "32"),
     ("extend", "0,0,0,0"),
+    ("decoder", "full"),
 ];
 
 /// The fields worth naming, with what was typed.
@@ -20,25 +21,25 @@ fn named(request: &GenerateRequest) -> impl Iterator<Item = (&'static str, &str)
     FIELDS.into_iter().map(|field| (field, request.text(field))).filter(worth)
 }
 
-/// `limner generate ...`. With `picture` and `mask`, the files that have to be named by the user.
-pub(super) fn limner(request: &GenerateRequest, picture: bool, mask: bool) -> String {
+/// `limner generate ...`. The files of `uploads` have to be named by the user.
+pub(super) fn limner(request: &GenerateRequest, uploads: &[String]) -> String {
     let mut words = vec!["limner generate".to_owned(), quoted(request.text("prompt"))];
     for (field, text) in named(request).filter(|(field, _)| *field != "prompt") {
         words.push(format!("--{} {}", field.replace('_', "-"), quoted(text)));
     }
-    words.extend(picture.then(|| "--init-image PICTURE".to_owned()));
-    words.extend(mask.then(|| "--mask MASK".to_owned()));
+    words.extend(uploads.iter().map(|field| match field.as_str() {
+        "image" => "--init-image PICTURE".to_owned(),
+        "mask" => "--mask MASK".to_owned(),
+        "ip_adapter_image" => "--ip-adapter-image PICTURE".to_owned(),
+        _ => "--control-image PICTURE".to_owned(),
+    }));
     words.join(" ")
 }
 
 /// `curl ...` for the server at `origin`, saving to `file`.
-pub(super) fn curl(request: &GenerateRequest, origin: &str, file: &str, picture: bool, mask: bool) -> String {
+pub(super) fn curl(request: &GenerateRequest, origin: &str, file: &str, uploads: &[String]) -> String {
     let mut body: Map<String, Value> = named(request).map(|(field, text)| (field.to_owned(), text.into())).collect();
-    for (wanted, field) in [(picture, "image"), (mask, "mask")] {
-        if wanted {
-            body.insert(field.to_owned(), "BASE64 OF THE FILE".into());
-        }
-    }
+    body.extend(uploads.iter().map(|field| (field.clone(), "BASE64 OF THE FILE".into())));
     let body = quoted(&Value::Object(body).to_string());
     let headers = "-H 'Content-Type: application/json' -H 'Accept: image/png'";
     format!("curl {} {headers} -d {body} -o {}", quoted(&format!("{origin}/api/v1/generate")), quoted(file))
@@ -68,10 +69,10 @@ mod tests {
     #[test]
     fn what_a_shell_would_read_is_quoted() {
         assert_eq!(
-            limner(&request(), true, false),
-            r"limner generate 'it'\''s $HOME' --steps 20 --seed 7 --init-image PICTURE"
+            limner(&request(), &["control_image".into(), "image".into()]),
+            r"limner generate 'it'\''s $HOME' --steps 20 --seed 7 --control-image PICTURE --init-image PICTURE"
         );
-        let curl = curl(&request(), "http://localhost:1", "a b.png", false, false);
+        let curl = curl(&request(), "http://localhost:1", "a b.png", &[]);
         assert!(curl.contains(r#"-d '{"prompt":"it'\''s $HOME","seed":"7","steps":"20"}' -o 'a b.png'"#), "{curl}");
     }
 }

@@ -7,6 +7,7 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::FieldError;
 use crate::jobs::Id;
+use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
 use crate::request::{Facts, GenerateRequest, MAX_COUNT};
 use askama::Template;
@@ -14,7 +15,7 @@ use askama::Template;
 /// Prompts to begin with: what the bundled model draws well.
 const EXAMPLES: [&str; 6] = ["red apple", "crying face", "yellow star", "cat face", "green leaf", "flat blue heart"];
 /// Fields that lie under "Settings": it is opened when one of them is wrong or was set.
-const SETTINGS: [&str; 10] = [
+const SETTINGS: [&str; 11] = [
     "negative_prompt",
     "steps",
     "guidance",
@@ -25,10 +26,21 @@ const SETTINGS: [&str; 10] = [
     "seed",
     "clip_skip",
     "image_guidance",
+    "decoder",
 ];
 /// Fields that lie under "Start from a picture".
 const PICTURE: [&str; 7] =
     ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend"];
+/// Fields that lie under "Advanced: control".
+const CONTROL: [&str; 7] = [
+    "control",
+    "control_preprocessor",
+    "control_image",
+    "control_image_2",
+    "control_image_3",
+    "ip_adapter",
+    "ip_adapter_image",
+];
 /// Shapes to choose from: a name, and width to height.
 const SHAPES: [(&str, f64); 5] =
     [("Square", 1.0), ("4 : 3", 4.0 / 3.0), ("3 : 4", 0.75), ("16 : 9", 16.0 / 9.0), ("9 : 16", 9.0 / 16.0)];
@@ -114,8 +126,8 @@ impl Make<'_> {
 
     /// Errors of fields that the form does not show.
     fn other_errors(&self) -> Vec<&FieldError> {
-        let shown = |field: &str| [&SETTINGS[..], &PICTURE, &["prompt", "model", "count"]].concat().contains(&field);
-        self.errors.iter().filter(|error| !shown(&error.field)).collect()
+        let shown: Vec<&str> = [&SETTINGS[..], &PICTURE, &CONTROL, &["prompt", "model", "count"]].concat();
+        self.errors.iter().filter(|error| !shown.contains(&error.field.as_str())).collect()
     }
 
     fn default(&self, field: &str) -> String {
@@ -127,6 +139,7 @@ impl Make<'_> {
             "schedule" => facts.schedule.name().to_owned(),
             "width" => facts.width.to_string(),
             "height" => facts.height.to_string(),
+            "decoder" => Decoder::default().name().to_owned(),
             "image_guidance" => "1.5".to_owned(),
             _ => String::new(),
         }
@@ -145,12 +158,36 @@ impl Make<'_> {
     /// Whether there is something to see under "Start from a picture".
     fn picture_open(&self) -> bool {
         let wrong = PICTURE.iter().any(|field| self.error(field).is_some());
-        wrong || self.start.is_some() || self.uploads_of.is_some() || self.files_are_lost()
+        wrong || self.start.is_some() || self.files_are_lost(&PICTURE)
     }
 
-    /// Whether files came with a form that is shown again: browsers do not keep them.
-    fn files_are_lost(&self) -> bool {
-        self.form.image.is_some() || self.form.mask.is_some()
+    /// Whether there is something to see under "Advanced: control".
+    fn control_open(&self) -> bool {
+        let wrong = CONTROL.iter().any(|field| self.error(field).is_some());
+        let chosen = !self.typed("control").is_empty() || !self.typed("ip_adapter").is_empty();
+        wrong || chosen || self.files_are_lost(&CONTROL)
+    }
+
+    /// Whether files of these fields came with a form that is shown again: browsers do not keep them.
+    fn files_are_lost(&self, fields: &[&str]) -> bool {
+        self.form.files().any(|(field, _)| fields.contains(&field))
+    }
+
+    /// The fields of the pictures that nets follow, with what to call them.
+    fn control_images(&self) -> [(&'static str, &'static str); 3] {
+        [
+            ("control_image", "Picture for the first net"),
+            ("control_image_2", "for the second"),
+            ("control_image_3", "for the third"),
+        ]
+    }
+
+    fn ip_adapters(&self) -> Vec<String> {
+        self.facts().ip_adapters.names()
+    }
+
+    fn nets(&self) -> Vec<String> {
+        self.facts().controlnets.names()
     }
 }
 

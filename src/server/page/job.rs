@@ -108,8 +108,8 @@ fn shown(job: &Job, image: &Image, origin: &str) -> Shown {
         width: image.width,
         height: image.height,
         starred: image.starred,
-        command: commands::limner(&request, job.has_image, job.has_mask),
-        curl: commands::curl(&request, origin, &file_name, job.has_image, job.has_mask),
+        command: commands::limner(&request, &job.uploads),
+        curl: commands::curl(&request, origin, &file_name, &job.uploads),
         file_name,
     }
 }

@@ -51,7 +51,7 @@ async fn settings_of(app: &App, id: Id, vary: bool) -> Result<Option<Filled>> {
         Ok(jobs.get(&image.job)?.map(|job| (image, job)))
     };
     let Some((image, job)) = app.ask(look).await? else { return Ok(None) };
-    let uploads_of = Some(job.id).filter(|_| job.has_image);
+    let uploads_of = Some(job.id).filter(|_| !job.uploads.is_empty());
     let mut form = serde_json::from_value::<Receipt>(image.receipt).map_or(job.request, |receipt| receipt.request());
     if vary {
         form.set_text("seed", String::new());
@@ -85,7 +85,7 @@ pub(super) async fn of_job(
 fn again(job: &Job) -> Filled {
     let mut form = job.request.clone();
     form.set_text("seed", String::new());
-    Filled { form, start: None, uploads_of: Some(job.id.clone()).filter(|_| job.has_image) }
+    Filled { form, start: None, uploads_of: Some(job.id.clone()).filter(|_| !job.uploads.is_empty()) }
 }
 
 /// Accepts what the form asks for, and goes on at the job's page.
@@ -96,7 +96,7 @@ pub(super) async fn submit(State(app): State<App>, request: Request) -> Response
     };
     let id_of = |name: &str| extras.get(name).and_then(|id| Id::parse(id));
     let (start, uploads_of) = (id_of("start"), id_of("uploads_of"));
-    let typed = GenerateRequest { image: None, mask: None, ..form.clone() };
+    let typed = form.without_files();
     let outcome = match take_files(&app, &mut form, start.clone(), uploads_of.clone()).await {
         Ok(()) => accept(&app, &form, &extras).await,
         Err(error) => Err(error),
@@ -122,22 +122,38 @@ fn problem_status(error: &Error) -> StatusCode {
 
 /// Puts in the files that the form names and does not carry: a finished picture, or those of an earlier job.
 async fn take_files(app: &App, form: &mut GenerateRequest, start: Option<Id>, job: Option<Id>) -> Result<()> {
-    if form.image.is_some() || (start.is_none() && job.is_none()) {
+    if start.is_none() && job.is_none() {
         return Ok(());
     }
-    let taken = app
-        .ask(move |jobs| match (start, job) {
-            (Some(start), _) => {
-                let image = jobs.image(&start)?.map(|_| jobs.picture(&start)).transpose()?;
-                Ok(Uploads { image, mask: None })
-            }
-            (None, Some(job)) => jobs.uploads(&job),
-            (None, None) => Ok(Uploads::default()),
-        })
-        .await?;
-    form.image = taken.image;
-    form.mask = form.mask.take().or(taken.mask);
+    let look = move |jobs: &crate::jobs::Jobs| {
+        let mut taken = job.map(|job| jobs.uploads(&job)).transpose()?.unwrap_or_default();
+        if let Some(start) = start {
+            taken.remove("mask");
+            taken.extend(
+                jobs.image(&start)?.map(|_| jobs.picture(&start)).transpose()?.map(|image| ("image".into(), image)),
+            );
+        }
+        Ok(taken)
+    };
+    put_in(form, app.ask(look).await?);
     Ok(())
+}
+
+/// Puts in the files that the form has use for: a mask belongs to its picture, and pictures of nets to nets.
+fn put_in(form: &mut GenerateRequest, taken: Uploads) {
+    let is_empty = |field| form.text(field).trim().is_empty();
+    let (has_picture, has_nets, has_adapter) = (form.image.is_some(), !is_empty("control"), !is_empty("ip_adapter"));
+    let sent: Vec<&str> = form.files().map(|(field, _)| field).collect();
+    let wanted = |field: &str| match field {
+        "image" | "mask" => !has_picture,
+        "ip_adapter_image" => has_adapter,
+        _ => has_nets,
+    };
+    let taken: Vec<_> =
+        taken.into_iter().filter(|(field, _)| wanted(field) && !sent.contains(&field.as_str())).collect();
+    for (field, bytes) in taken {
+        form.set_file(&field, bytes);
+    }
 }
 
 /// A form that is sent twice is one job. Sent again with other settings (after "back"), it is another.

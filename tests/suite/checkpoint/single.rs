@@ -15,7 +15,7 @@ const TEXT_2: &str = "text_encoder_2/model.safetensors";
 /// What follows version 2.
 const XL: u8 = 3;
 
-type Tensors = HashMap<String, Tensor>;
+pub(super) type Tensors = HashMap<String, Tensor>;
 
 /// Names of diffusers and of the original program. Longer ones first where one begins another.
 const RESIDUAL: [(&str, &str); 6] = [
@@ -149,7 +149,7 @@ fn prefixed(prefix: &str, tensors: Tensors, name: impl Fn(&str) -> String) -> im
 }
 
 /// The tensors of a folder as one file has them, and some that nobody asks for.
-fn joined(tiny: &Tiny, version: u8) -> Tensors {
+pub(super) fn joined(tiny: &Tiny, version: u8) -> Tensors {
     let xl = version == XL;
     let text = tiny.tensors(TEXT);
     let text: Vec<(&str, Tensors)> = match version {
@@ -186,7 +186,7 @@ fn refusal(tiny: &Tiny, name: &str) -> String {
 /// Text states, one call of the U-Net, a decoded and an encoded picture.
 fn outputs(model: &Model) -> Vec<Vec<f32>> {
     let said: Vec<_> =
-        model.text.iter().map(|text| text.read(&[49406, 320, 5, 77, 49407, 49407], 4, None).unwrap()).collect();
+        model.text.iter().map(|text| text.read(&[49406, 320, 5, 77, 49407, 49407], 4, None, None).unwrap()).collect();
     let states = Tensor::cat(&said.iter().map(|said| &said.states).collect::<Vec<_>>(), 2).unwrap();
     let sizes = Tensor::new(&[[64f32, 48.0, 0.0, 0.0, 64.0, 48.0]], &Device::Cpu).unwrap();
     let pooled = said.into_iter().last().and_then(|said| said.pooled);
@@ -368,4 +368,26 @@ fn headers_of_single_files_may_claim_anything() {
         tiny.write("odd.safetensors", &with_header(&header, 0));
         assert!(refusal(&tiny, "odd.safetensors").starts_with("odd.safetensors: "));
     }
+}
+
+/// With a dimension of 0 the others may be as large as they like; read from the other side, their product overflowed.
+#[test]
+fn a_projection_without_numbers_may_have_any_other_side() {
+    let tiny = Tiny::stable_diffusion(2);
+    let mut tensors = joined(&tiny, 2);
+    tensors.remove("cond_stage_model.model.text_projection");
+    tiny.save("whole.safetensors", &tensors);
+    let bytes = fs::read(tiny.file("whole.safetensors")).unwrap();
+    let (start, end) = (8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize, bytes.len());
+    let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let (size, large) = (end - start, 1u64 << 62);
+    header["cond_stage_model.model.text_projection"] =
+        serde_json::json!({ "dtype": "F32", "shape": [0, large, 8], "data_offsets": [size, size] });
+    let head = header.to_string();
+    let bytes = [&(head.len() as u64).to_le_bytes(), head.as_bytes(), &bytes[start..]].concat();
+    tiny.write("odd.safetensors", &bytes);
+    let read = |name: &str| limner::model::checkpoint::Opened::read(&tiny.file(name)).unwrap();
+    let (opened, precision) = (read("odd.safetensors"), limner::model::checkpoint::Precision::on(&Device::Cpu, None));
+    assert_eq!(opened.bytes(precision), read("whole.safetensors").bytes(precision));
+    opened.load(&Device::Cpu, precision).unwrap();
 }

@@ -1,5 +1,5 @@
-//! What a hub, or somebody between it and us, can do wrong. Whatever it is: no file is ever found under a model's name that is
-//! not whole, and the message says what to do.
+//! What a hub, or somebody between it and us, can do wrong. Whatever it is: no file is ever found under a model's name
+//! that is not whole, and the message says what to do.
 
 use super::*;
 

@@ -157,6 +157,8 @@ fn ctrl_c_ends_a_pull_with_130_and_the_next_one_goes_on() {
     let begun = &list["unfinished"][0];
     assert_eq!((&begun["name"], &begun["repository"]), (&json!("tiny"), &json!(ID)));
     assert!(begun["bytes"].as_u64().unwrap() < begun["total"].as_u64().unwrap());
+    let text = String::from_utf8(world.run(&["list"]).stdout).unwrap();
+    assert!(text.contains("limner pull someone/tiny@main --name tiny goes on"), "{text}");
     world.hub.asked();
     assert!(world.run(&["pull", ID]).status.success());
     assert_eq!(world.hub.asked()[1].range.as_deref(), Some("bytes=350000-"));

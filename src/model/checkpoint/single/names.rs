@@ -26,7 +26,7 @@ fn replaced(name: &str, table: &[(&str, &str)]) -> Option<String> {
 
 /// A U-Net's tensor, `name` being what follows `model.diffusion_model.`, in a network of `layers` residual blocks per
 /// level.
-pub(super) fn unet(name: &str, layers: usize) -> Option<String> {
+pub(in crate::model) fn unet(name: &str, layers: usize) -> Option<String> {
     let outside = [
         ("time_embed.0", "time_embedding.linear_1"),
         ("time_embed.2", "time_embedding.linear_2"),
@@ -50,6 +50,27 @@ pub(super) fn unet(name: &str, layers: usize) -> Option<String> {
         },
         "output_blocks" => up(index, rest, layers),
         _ => None,
+    }
+}
+
+/// A ControlNet's tensor, in a network of `layers` residual blocks per level: a U-Net's without its way up, and what leads
+/// into it and out of it.
+pub(super) fn controlnet(name: &str, layers: usize) -> Option<String> {
+    if let Some(rest) = name.strip_prefix("input_hint_block.") {
+        let (index, rest) = numbered(rest)?;
+        return match index {
+            0 => Some(format!("controlnet_cond_embedding.conv_in.{rest}")),
+            14 => Some(format!("controlnet_cond_embedding.conv_out.{rest}")),
+            // An activation lies between two convolutions.
+            _ => Some(format!("controlnet_cond_embedding.blocks.{}.{rest}", (index / 2).checked_sub(1)?)),
+        };
+    }
+    if let Some((index, rest)) = name.strip_prefix("zero_convs.").and_then(numbered) {
+        return Some(format!("controlnet_down_blocks.{index}.{}", rest.strip_prefix("0.")?));
+    }
+    match name.strip_prefix("middle_block_out.0.") {
+        Some(rest) => Some(format!("controlnet_mid_block.{rest}")),
+        None => unet(name, layers),
     }
 }
 
@@ -211,6 +232,26 @@ mod tests {
         }
         for other in ["loss.logvar", "decoder.up.4.block.0.norm1.weight", "decoder", "model_ema.decay"] {
             assert_eq!(vae(other, 4), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_first_controlnets_are_those_of_diffusers() {
+        for (ldm, diffusers) in [
+            ("input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight"),
+            ("input_hint_block.2.bias", "controlnet_cond_embedding.blocks.0.bias"),
+            ("input_hint_block.12.weight", "controlnet_cond_embedding.blocks.5.weight"),
+            ("input_hint_block.14.bias", "controlnet_cond_embedding.conv_out.bias"),
+            ("zero_convs.11.0.weight", "controlnet_down_blocks.11.weight"),
+            ("middle_block_out.0.bias", "controlnet_mid_block.bias"),
+            ("middle_block.2.in_layers.2.weight", "mid_block.resnets.1.conv1.weight"),
+            ("input_blocks.0.0.bias", "conv_in.bias"),
+            ("time_embed.0.weight", "time_embedding.linear_1.weight"),
+        ] {
+            assert_eq!(controlnet(ldm, 2).as_deref(), Some(diffusers), "{ldm}");
+        }
+        for other in ["input_hint_block.weight", "zero_convs.1.weight", "middle_block_out", "input_hint_block.1.bias"] {
+            assert_eq!(controlnet(other, 2), None, "{other}");
         }
     }
 

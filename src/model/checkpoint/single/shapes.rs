@@ -4,6 +4,7 @@ use super::kind::{Clip, Family, TextKind};
 use crate::model::checkpoint::weights::Weights;
 use crate::model::clip::{ClipTextConfig, HiddenActivation, WITH_PROJECTION};
 use crate::model::codec::CodecConfig;
+use crate::model::controlnet::ControlNetConfig;
 use crate::model::unet::{AdditionEmbedType, DownBlockType, PerBlock, UNetConfig, UpBlockType};
 use crate::model::vae::VaeConfig;
 use candle_core::{DType, Device};
@@ -88,6 +89,42 @@ pub(super) fn unet(weights: &Weights, family: Family) -> Result<UNetConfig, Stri
         block_out_channels,
         ..UNetConfig::default()
     })
+}
+
+/// Of a ControlNet for a model like `base`, from which what no shape tells is taken.
+pub(in crate::model::checkpoint) fn controlnet(
+    weights: &Weights,
+    base: &UNetConfig,
+) -> Result<ControlNetConfig, String> {
+    let embedding = "controlnet_cond_embedding";
+    if weights.shape(&format!("{embedding}.conv_in.weight")).is_none() {
+        return Err("no ControlNet: it has no network for the picture of conditions".into());
+    }
+    let levels = count(weights, |i| format!("down_blocks.{i}.resnets.0.conv1.weight"));
+    let channels = |i| size(weights, &format!("down_blocks.{i}.resnets.0.conv1.weight"), 0);
+    let attends = |i| weights.shape(&format!("down_blocks.{i}.attentions.0.norm.weight")).is_some();
+    let down = |i| if attends(i) { DownBlockType::CrossAttention } else { DownBlockType::Plain };
+    let up = |i| if attends(i) { UpBlockType::CrossAttention } else { UpBlockType::Plain };
+    let key = |name: &str| name.ends_with("attn2.to_k.weight");
+    let attentive_middle = weights.shape("mid_block.attentions.0.norm.weight").is_some();
+    // Each level but the first begins with the second of two convolutions.
+    let coarser = count(weights, |i| format!("{embedding}.blocks.{}.weight", 2 * i + 1));
+    let inside = (0..coarser).map(|i| size(weights, &format!("{embedding}.blocks.{}.weight", 2 * i + 1), 0));
+    let finest = size(weights, &format!("{embedding}.conv_in.weight"), 0);
+    let unet = UNetConfig {
+        in_channels: size(weights, "conv_in.weight", 1)?,
+        down_block_types: (0..levels).map(down).collect(),
+        up_block_types: (0..levels).rev().map(up).collect(),
+        block_out_channels: (0..levels).map(channels).collect::<Result<_, _>>()?,
+        layers_per_block: count(weights, |i| format!("down_blocks.0.resnets.{i}.conv1.weight")),
+        cross_attention_dim: match weights.names().find(|name| key(name)) {
+            Some(name) => size(weights, name, 1)?,
+            None => base.cross_attention_dim,
+        },
+        ..base.clone()
+    };
+    let conditioning_embedding_out_channels = std::iter::once(finest).chain(inside).collect::<Result<_, _>>()?;
+    Ok(ControlNetConfig { unet, attentive_middle, conditioning_embedding_out_channels, bgr: false })
 }
 
 /// Of Stable Diffusion's autoencoder.

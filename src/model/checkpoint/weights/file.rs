@@ -9,7 +9,7 @@ use super::hash::Stamp;
 use crate::model::checkpoint::file::open_file;
 use crate::{Error, Result};
 use bytemuck::Pod;
-use candle_core::{Device, Tensor, WithDType};
+use candle_core::{DType, Device, Tensor, WithDType};
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -123,6 +123,17 @@ impl WeightFile {
             false => read((0, &mut values))?,
         }
         Ok(values)
+    }
+
+    /// The first number of the tensor that `info` describes. Unlike [`Self::load`] takes integers, too.
+    pub(super) fn number(&self, info: &TensorInfo) -> Option<f64> {
+        let mut bytes = [0; size_of::<f64>()];
+        let (first, end) = info.data_offsets;
+        let dtype = DType::try_from(info.dtype).ok().filter(|dtype| first + dtype.size_in_bytes() <= end)?;
+        let bytes = &mut bytes[..dtype.size_in_bytes()];
+        self.file.read_exact_at(bytes, self.start + first as u64).ok()?;
+        let number = Tensor::from_raw_buffer(bytes, dtype, &[], &Device::Cpu).ok()?;
+        number.to_dtype(DType::F64).ok()?.to_scalar().ok()
     }
 }
 

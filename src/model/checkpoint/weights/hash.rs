@@ -23,7 +23,7 @@ const UNKNOWN: &str = "unknown";
 
 /// The hash of a model's weights.
 #[derive(Debug)]
-pub(in crate::model::checkpoint) struct Hash {
+pub(in crate::model) struct Hash {
     files: Vec<Arc<Vec<WeightFile>>>,
     value: OnceLock<String>,
 }
@@ -46,7 +46,7 @@ impl Stamp {
 }
 
 impl Hash {
-    pub(in crate::model::checkpoint) fn of<'a>(parts: impl IntoIterator<Item = &'a Weights>) -> Self {
+    pub(in crate::model) fn of<'a>(parts: impl IntoIterator<Item = &'a Weights>) -> Self {
         let mut files: Vec<Arc<Vec<WeightFile>>> = Vec::new();
         for weights in parts {
             // The parts of a single file share it.
@@ -60,7 +60,7 @@ impl Hash {
     /// The first ten digits of a SHA-256: of the file where there is one, as other programs name models, else over the
     /// digests of all files. The first call reads files that are not known yet, each on a core of its own; `unknown`
     /// where one was changed after it was loaded.
-    pub(in crate::model::checkpoint) fn get(&self) -> &str {
+    pub(in crate::model) fn get(&self) -> &str {
         self.value.get_or_init(|| {
             let memory = dirs::cache_dir().map(|folder| folder.join("limner").join("hashes.json"));
             let digits = self.compute(memory.as_deref());

@@ -1,0 +1,53 @@
+//! The model with the adapters of a plan: made when they are not those of the plan before.
+
+use crate::Result;
+use crate::model::adapter::Applied;
+use crate::model::checkpoint::Model;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+/// The last model with adapters. One at a time is kept: it has a copy of every weight that they change.
+#[derive(Debug, Default)]
+pub(super) struct Adapted(Mutex<Option<(Vec<Wanted>, Model)>>);
+
+/// An adapter, and what its file looked like from outside.
+#[derive(Debug, Clone, PartialEq)]
+struct Wanted {
+    applied: Applied,
+    length: u64,
+    changed: Option<SystemTime>,
+}
+
+impl Adapted {
+    /// `base` with `loras`, or as it is without any. Others who want a model with adapters wait until this one is made.
+    pub(super) fn model(&self, base: &Model, loras: &[Applied]) -> Result<Model> {
+        if loras.is_empty() {
+            return Ok(base.clone());
+        }
+        let wanted: Vec<Wanted> = loras.iter().map(Wanted::new).collect();
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, model)) = kept.as_ref().filter(|(of, _)| *of == wanted) {
+            return Ok(model.clone());
+        }
+        // What is not wanted any more goes before there is another.
+        *kept = None;
+        let began = Instant::now();
+        let model = base.adapted(loras)?;
+        tracing::info!(model = base.name, loras = loras.len(), seconds = began.elapsed().as_secs_f64(), "adapted");
+        *kept = Some((wanted, model.clone()));
+        Ok(model)
+    }
+}
+
+impl Wanted {
+    fn new(applied: &Applied) -> Self {
+        let about = |path: &Path| path.metadata().ok();
+        let about = about(&applied.path);
+        Self {
+            length: about.as_ref().map_or(0, std::fs::Metadata::len),
+            changed: about.and_then(|about| about.modified().ok()),
+            applied: applied.clone(),
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod controls;
 mod notices;
 mod progress;
 mod receipt;
+mod recent;
 mod text;
 mod told;
 mod vocabulary;
@@ -32,7 +33,7 @@ use crate::request::{Facts, Plan, Start};
 use adapted::Adapted;
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
-use controls::{Controls, Nets};
+use controls::Nets;
 use notices::Words;
 use std::path::Path;
 use text::{Text, TextStates};
@@ -45,7 +46,6 @@ pub struct Pipeline {
     facts: Facts,
     words: Option<Words>,
     nets: Nets,
-    precision: Precision,
     device: Device,
     /// The model with the adapters of the last plan that had any.
     adapted: Adapted,
@@ -68,6 +68,7 @@ pub fn facts(model: &Opened) -> Facts {
         times: model.times(),
         tiny_decoder: model.has_tiny_decoder(),
         controlnets: model.controlnets(),
+        ip_adapters: model.ip_adapters(),
         adapters: model.adapters(),
     }
 }
@@ -104,8 +105,9 @@ impl Pipeline {
     pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let (facts, words) = (facts(&opened), Words::read(opened.path())?);
         let (device, precision) = (device.clone(), precision.into());
-        let (model, nets, adapted) = (opened.load(&device, precision)?, Nets::default(), Adapted::default());
-        Ok(Self { model, facts, words, nets, precision, device, adapted })
+        let nets = Nets::new(&device, precision);
+        let (model, adapted) = (opened.load(&device, precision)?, Adapted::default());
+        Ok(Self { model, facts, words, nets, device, adapted })
     }
 
     /// Offers an adapter that lies anywhere, by the name of its file, which is returned; none for a name that no prompt
@@ -139,12 +141,12 @@ impl Pipeline {
         let (model, added) = (self.adapted.model(&self.model, &plan.loras)?, self.added(plan)?);
         let text = Text::new(&model, plan, &added, sigmas.len() - 1)?;
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
-        let controls = Controls::load(&self.nets, &self.facts.controlnets, plan, &self.device, self.precision)?;
+        let guides = self.nets.guides(plan, &self.facts, sigmas.len() - 1, model.unet.dtype())?;
         let told = Told::new(&model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
-        let told = told.with(controls.clone(), sigmas.len() - 1);
+        let told = told.with(guides.clone());
         let draw = |k| {
             let pixels = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
-            let receipt = Receipt::new(plan, plan.seed_of(k), &model, &added, controls.receipts());
+            let receipt = Receipt::new(plan, plan.seed_of(k), &model, &added, &guides);
             Ok(Picture { pixels, receipt })
         };
         (0..plan.count).map(draw).collect()

@@ -2,11 +2,29 @@
 const form = document.getElementById("form");
 const field = (name) => document.getElementById(name);
 
-function preview(input) {
+const CONTROLS = ["control_image", "control_image_2", "control_image_3"];
+
+/** A chosen file; of a picture that a net follows, what the net would see of it. */
+async function seen(input) {
+  const [file] = input.files;
+  const index = CONTROLS.indexOf(input.id);
+  const wanted = (index < 0 ? "" : form.elements.control_preprocessor.value).split(",")[index]?.trim();
+  if (!file || !wanted) return file;
+  try {
+    const address = `/api/v1/preprocess?with=${encodeURIComponent(wanted)}`;
+    const answer = await fetch(address, { method: "POST", headers: { "Content-Type": file.type }, body: file });
+    return answer.ok ? await answer.blob() : file;
+  } catch {
+    return file;
+  }
+}
+
+async function preview(input) {
   const image = form.querySelector(`.preview[data-for=${input.id}]`);
+  const shown = await seen(input);
   if (image.src) URL.revokeObjectURL(image.src);
-  image.hidden = input.files.length === 0;
-  if (!image.hidden) image.src = URL.createObjectURL(input.files[0]);
+  image.hidden = !shown;
+  if (shown) image.src = URL.createObjectURL(shown);
 }
 
 /** Puts a file into the form as if it had been picked. */
@@ -71,6 +89,9 @@ for (const input of form.querySelectorAll("input[type=file]")) {
   input.addEventListener("change", () => preview(input));
   if (input.files.length) preview(input);
 }
+form.elements.control_preprocessor.addEventListener("change", () => {
+  for (const name of CONTROLS) if (field(name).files.length) preview(field(name));
+});
 const dragging = (on) => document.body.classList.toggle("dragging", on);
 addEventListener("dragover", (event) => { event.preventDefault(); dragging(true); });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) dragging(false); });

@@ -41,6 +41,8 @@ struct Figures {
     batch: usize,
     steps: usize,
     threads: usize,
+    /// From the start of this program until the network could be called: the model loaded, the prompts read.
+    start_seconds: f64,
     /// One guided call of the U-Net: a batch of 2 for each picture.
     unet_call_seconds: f64,
     /// One step of the sampler, guidance included.
@@ -55,6 +57,7 @@ struct Figures {
 
 #[expect(clippy::needless_pass_by_value, reason = "every subcommand takes its arguments whole")]
 pub(super) fn run(args: Args) -> Result<()> {
+    let began = Instant::now();
     let pipeline = args.model.load()?;
     let request = GenerateRequest {
         prompt: Some("red apple".into()),
@@ -66,7 +69,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         ..Default::default()
     };
     let plan = Plan::new(&request, &pipeline.facts())?;
-    let figures = measure(&pipeline, &plan, usize::from(args.batch), usize::from(args.runs))?;
+    let figures = measure(&pipeline, &plan, usize::from(args.batch), usize::from(args.runs), began)?;
     match args.json {
         true => println!("{}", serde_json::json!(figures)),
         false => print(&figures),
@@ -74,8 +77,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn measure(pipeline: &Pipeline, plan: &Plan, batch: usize, runs: usize) -> Result<Figures> {
+fn measure(pipeline: &Pipeline, plan: &Plan, batch: usize, runs: usize, began: Instant) -> Result<Figures> {
     let parts = pipeline.parts(plan, batch)?;
+    let start_seconds = began.elapsed().as_secs_f64();
     let mut steps = Vec::new();
     let picture_seconds = median(runs, || draw(pipeline, plan, &mut steps))?;
     Ok(Figures {
@@ -85,6 +89,7 @@ fn measure(pipeline: &Pipeline, plan: &Plan, batch: usize, runs: usize) -> Resul
         batch,
         steps: plan.steps,
         threads: rayon::current_num_threads(),
+        start_seconds,
         unet_call_seconds: median(runs, || parts.call_unet())?,
         step_seconds: middle(&mut steps),
         decode_seconds: median(runs, || parts.decode())?,
@@ -123,6 +128,7 @@ fn print(figures: &Figures) {
     let Figures { model, width, height, batch, steps, threads, .. } = figures;
     println!("{model}, {width} x {height}, batch {batch}, {steps} steps, {threads} threads");
     for (name, seconds) in [
+        ("start", figures.start_seconds),
         ("U-Net call, guided", figures.unet_call_seconds),
         ("step", figures.step_seconds),
         ("decode", figures.decode_seconds),

@@ -101,6 +101,12 @@ pub(super) struct Args {
     /// What is done to these pictures first, for each net: none, canny or canny:LOW:HIGH [default: none]
     #[arg(long, value_name = "NAME,...")]
     control_preprocessor: Option<String>,
+    /// An IP-Adapter, which takes a picture for a prompt [weight 1, from 0 to 1 of the steps]
+    #[arg(long, value_name = "NAME[:WEIGHT[:START[:END]]]", allow_hyphen_values = true)]
+    ip_adapter: Option<String>,
+    /// That picture
+    #[arg(long, value_name = "FILE")]
+    ip_adapter_image: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     /// Print what was drawn as JSON
@@ -152,6 +158,7 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         decoder: args.decoder.clone(),
         control: args.control.clone(),
         control_preprocessor: args.control_preprocessor.clone(),
+        ip_adapter: args.ip_adapter.clone(),
         // The model is the one that is loaded, which may be a path and have no name here.
         ..GenerateRequest::default()
     };
@@ -171,7 +178,8 @@ fn files(args: &Args) -> Result<Vec<(&'static str, &PathBuf)>> {
     }
     let pictures = args.init_image.iter().map(|path| ("image", path));
     let masks = args.mask.iter().map(|path| ("mask", path));
-    Ok(pictures.chain(masks).chain(fields.zip(&args.control_image)).collect())
+    let prompts = args.ip_adapter_image.iter().map(|path| ("ip_adapter_image", path));
+    Ok(pictures.chain(masks).chain(prompts).chain(fields.zip(&args.control_image)).collect())
 }
 
 /// `--lora` as an entry of the field `loras`: an adapter's file is offered by its name.

@@ -35,6 +35,10 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
     fn fits(&self) -> bool {
         self.rows == 0
             || self.columns == 0

@@ -12,13 +12,20 @@ use std::ops::Range;
 /// Numbers that are widened at a time: 1 MiB of them, half of what a core's own cache commonly holds.
 const BLOCK: usize = 1 << 18;
 
-/// Rows of weights that are widened at a time: a multiple of the first, and never fewer than the second, so that the
-/// product takes the same road, and sums in the same order, as for all rows at once.
+/// Rows of weights that are widened at a time are a multiple of this.
 const ROWS: usize = 64;
-const FEWEST: usize = 2 * ROWS;
 
-/// Rows of activations for one task, where few weights are to keep all cores at work. More than [`ROWS`], for the same
-/// reason.
+/// The product of `gemm` has roads of its own, on which it sums in another order: for results of up to 256 numbers, for up
+/// to 64 rows by 64 columns, and for single rows and columns. Parts of a product that are no smaller than this take the
+/// road of the whole.
+const fn fewest(rows_of_activations: usize) -> usize {
+    if rows_of_activations < FEW { 5 * ROWS } else { 2 * ROWS }
+}
+
+/// With fewer rows of activations than this, it takes more rows of weights.
+pub(super) const FEW: usize = 3;
+
+/// Rows of activations for one task, where few weights are to keep all cores at work.
 const TASK: usize = 256;
 
 /// Tasks that suffice for any number of cores that this is run on.
@@ -73,12 +80,13 @@ impl<'a> Weights<'a> {
 
     /// Whether one product for many positions takes less time than several for a few each, with the same bits.
     pub(super) fn gain_by_all_at_once(self) -> bool {
-        !self.is_full() && self.outputs >= FEWEST
+        !self.is_full() && self.outputs >= fewest(FEW)
     }
 
     /// `y += x w^T` on this thread, for each pair of y (n, O) and x (n, I).
     pub(super) fn add_products(self, pairs: &mut [(&mut [f32], Matrix<'_>)]) {
-        for block in self.blocks() {
+        let least = pairs.iter().map(|(_, x)| x.rows()).min().unwrap_or(0);
+        for block in self.blocks(least) {
             let first = block.start;
             self.widened(block, |w| {
                 for (y, x) in pairs.iter_mut() {
@@ -94,7 +102,7 @@ impl<'a> Weights<'a> {
         if self.is_full() {
             return self.add_products(&mut [(y, Matrix::dense(x, rows, self.inputs))]);
         }
-        let blocks: Vec<_> = self.blocks().collect();
+        let blocks: Vec<_> = self.blocks(rows).collect();
         // The product of a single row of weights sums in an order of its own, which depends on what is beside it.
         let most = if self.outputs == 1 { 1 } else { TASKS / blocks.len() };
         let parts = most.min(rows / TASK).max(1);
@@ -114,12 +122,13 @@ impl<'a> Weights<'a> {
         });
     }
 
-    /// Which rows to widen at a time.
-    fn blocks(self) -> impl Iterator<Item = Range<usize>> {
+    /// Which rows to widen at a time, for products with so many rows of activations, or more.
+    fn blocks(self, activations: usize) -> impl Iterator<Item = Range<usize>> {
+        let fewest = fewest(activations);
         let fitting = BLOCK / self.inputs.max(1) / ROWS * ROWS;
-        let step = if self.is_full() { self.outputs } else { fitting.max(FEWEST) };
+        let step = if self.is_full() { self.outputs } else { fitting.max(fewest) };
         // The last block takes those that are left over and too few for a block of their own.
-        let whole = (self.outputs + step.saturating_sub(FEWEST)) / step.max(1);
+        let whole = (self.outputs + step.saturating_sub(fewest)) / step.max(1);
         let count = whole.max(1);
         (0..count).map(move |i| i * step..if i + 1 == count { self.outputs } else { (i + 1) * step })
     }

@@ -170,7 +170,7 @@ fn halved(w: &Tensor, dtype: DType) -> (Tensor, Tensor) {
 fn weights_in_half_precision_give_the_bits_of_the_same_numbers_in_f32() {
     let rows = [1, 2, 3, 5, 16, 63, 64, 65, 77, 128, 255, 513];
     for (inputs, outputs) in
-        [(1, 1), (2, 130), (3, 64), (320, 1), (17, 5), (40, 65), (320, 320), (1100, 300), (2100, 129), (530, 1290)]
+        [(1, 1), (2, 130), (3, 64), (320, 1), (17, 5), (40, 65), (320, 320), (1100, 300), (2100, 129), (1280, 1290)]
     {
         let w = var(&[outputs, inputs], 1);
         for dtype in [DType::F16, DType::BF16] {
@@ -196,6 +196,10 @@ fn kernels_in_half_precision_give_the_bits_of_the_same_numbers_in_f32() {
         ((1, 24, 24, 260), (257, 3), 1, Padding::same(1)),
         ((2, 8, 8, 130), (40, 3), 1, Padding::same(1)),
         ((1, 12, 11, 130), (127, 3), 1, Padding::same(1)),
+        ((1, 1, 1, 640), (700, 3), 1, Padding::same(1)),
+        ((1, 1, 2, 320), (700, 3), 1, Padding::same(1)),
+        ((1, 1, 17, 320), (700, 3), 1, Padding::same(1)),
+        ((1, 3, 6, 320), (330, 3), 1, Padding::same(1)),
     ];
     for ((b, h, w, i), (o, k), stride, padding) in cases {
         let (x, bias) = (var(&[b, h, w, i], 1), var(&[o], 3));

@@ -111,7 +111,7 @@ impl ClipTextModel {
                 &embeddings.pp("position_embedding"),
             )?,
             layers: (0..config.num_hidden_layers)
-                .map(|i| EncoderLayer::new(config, &layers.pp(i)))
+                .map(|i| EncoderLayer::new(config, true, &layers.pp(i)))
                 .collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::new(width, config.layer_norm_eps, &vb.pp("final_layer_norm"))?,
             text_projection,
@@ -198,7 +198,7 @@ fn fault(message: &str) -> Error {
 
 /// x + attention(norm(x)), then x + feed_forward(norm(x)).
 #[derive(Debug)]
-struct EncoderLayer {
+pub(super) struct EncoderLayer {
     layer_norm1: LayerNorm,
     q_proj: Linear,
     k_proj: Linear,
@@ -209,10 +209,12 @@ struct EncoderLayer {
     fc1: Linear,
     fc2: Linear,
     activation: HiddenActivation,
+    causal: bool,
 }
 
 impl EncoderLayer {
-    fn new(config: &ClipTextConfig, vb: &VarBuilder) -> Result<Self> {
+    /// `causal`: no position sees those after it, as in texts.
+    pub(super) fn new(config: &ClipTextConfig, causal: bool, vb: &VarBuilder) -> Result<Self> {
         let (width, eps) = (config.hidden_size, config.layer_norm_eps);
         let (attention, mlp) = (vb.pp("self_attn"), vb.pp("mlp"));
         let projection = |name: &str| Linear::new(width, width, &attention.pp(name));
@@ -227,13 +229,14 @@ impl EncoderLayer {
             fc1: Linear::new(width, config.intermediate_size, &mlp.pp("fc1"))?,
             fc2: Linear::new(config.intermediate_size, width, &mlp.pp("fc2"))?,
             activation: config.hidden_act,
+            causal,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.layer_norm1.forward(x)?;
         let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
-        let attended = kernels::attention(&q, &k, &v, self.heads, true)?;
+        let attended = kernels::attention(&q, &k, &v, self.heads, self.causal)?;
         let x = (x + self.out_proj.forward(&attended)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let h = match self.activation {

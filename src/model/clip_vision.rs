@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 const LARGEST_COUNT: usize = 1 << 16;
 /// Mean and deviation of red, green and blue in the pictures CLIP was trained on.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// The fields of transformers' `config.json` that matter here, with transformers' defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,6 +104,8 @@ pub struct ClipVisionModel {
     layers: Vec<EncoderLayer>,
     post_norm: LayerNorm,
     visual_projection: Linear,
+    /// That it computes in.
+    dtype: DType,
 }
 
 impl ClipVisionModel {
@@ -129,6 +131,7 @@ impl ClipVisionModel {
             post_norm: LayerNorm::new(width, eps, &vb.pp("post_layernorm"))?,
             visual_projection: Linear::without_bias(width, config.projection_dim, &whole.pp("visual_projection"))?,
             config: config.clone(),
+            dtype: vb.dtype(),
         })
     }
 
@@ -138,12 +141,12 @@ impl ClipVisionModel {
     }
 
     /// A picture, scaled and cropped to a square and normalised as CLIP wants it, (1, 3, S, S).
-    pub fn pixels(&self, picture: &RgbImage, device: &Device, dtype: DType) -> Result<Tensor> {
+    pub fn pixels(&self, picture: &RgbImage, device: &Device) -> Result<Tensor> {
         let side = self.config.image_size as u32;
         let x = image::to_tensor(&image::fit(picture.clone(), side, side), device)?.affine(0.5, 0.5)?;
         let column = |values: [f32; 3]| Tensor::new(&values, device)?.reshape((1, 3, 1, 1));
         let x = x.broadcast_sub(&column(MEAN)?)?.broadcast_div(&column(DEVIATION)?)?;
-        Ok(x.to_dtype(dtype)?)
+        Ok(x.to_dtype(self.dtype)?)
     }
 
     /// Pictures (B, 3, S, S) as from [`ClipVisionModel::pixels`] to the states before the last `skip` layers, (B, T, C):
@@ -170,6 +173,7 @@ impl ClipVisionModel {
         let patches = self.patch_embedding.forward(&to_channels_last(pixels)?)?.flatten(1, 2)?;
         let channels = self.config.hidden_size;
         let class = self.class_embedding.reshape((1, 1, channels))?.repeat((batch, 1, 1))?;
-        Ok(Tensor::cat(&[&class, &patches], 1)?.broadcast_add(self.position_embedding.weight())?)
+        let positions = self.position_embedding.first(self.position_embedding.weight().dim(0)?)?;
+        Ok(Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&positions)?)
     }
 }

@@ -66,6 +66,8 @@ pub struct IpAdapter {
     projection: Projection,
     /// Keys and values by the name of the cross-attention.
     layers: Vec<(String, Linear, Linear)>,
+    /// That it computes in.
+    dtype: DType,
 }
 
 #[derive(Debug)]
@@ -86,12 +88,13 @@ impl IpAdapter {
         Ok(Self {
             projection: Projection::new(sizes, &vb.pp("image_proj"))?,
             layers: unet.cross_attentions().into_iter().enumerate().map(layer).collect::<Result<_>>()?,
+            dtype: vb.dtype(),
         })
     }
 
     /// What the adapter makes of a picture and, as the first row, of none: (2, T, C).
-    pub fn states(&self, encoder: &ClipVisionModel, picture: &RgbImage, device: &Device, dtype: DType) -> Result<Tensor> {
-        let pixels = encoder.pixels(picture, device, dtype)?;
+    pub fn states(&self, encoder: &ClipVisionModel, picture: &RgbImage, device: &Device) -> Result<Tensor> {
+        let pixels = encoder.pixels(picture, device)?;
         match self.projection {
             Projection::Linear { .. } => {
                 let seen = encoder.embeds(&pixels)?;
@@ -106,6 +109,7 @@ impl IpAdapter {
 
     /// What an encoder saw, vectors (B, P) or states (B, S, C), to states beside the text's, (B, T, D).
     pub fn project(&self, seen: &Tensor) -> Result<Tensor> {
+        let seen = &seen.to_dtype(self.dtype)?;
         match &self.projection {
             Projection::Linear { proj, norm, tokens } => {
                 norm.forward(&proj.forward(seen)?.reshape((seen.dim(0)?, *tokens, ()))?)
@@ -114,10 +118,11 @@ impl IpAdapter {
         }
     }
 
-    /// Keys and values that every cross-attention has for these states, (B, T, D).
-    pub fn prompt(&self, states: &Tensor, scale: f64) -> Result<ImagePrompt> {
+    /// Keys and values that every cross-attention has for these states, (B, T, D), for a U-Net that computes in `dtype`.
+    pub fn prompt(&self, states: &Tensor, scale: f64, dtype: DType) -> Result<ImagePrompt> {
         let layer = |(name, to_k, to_v): &(String, Linear, Linear)| {
-            Ok((name.clone(), (to_k.forward(states)?, to_v.forward(states)?)))
+            let (k, v) = (to_k.forward(states)?.to_dtype(dtype)?, to_v.forward(states)?.to_dtype(dtype)?);
+            Ok((name.clone(), (k, v)))
         };
         let layers: HashMap<_, _> = self.layers.iter().map(layer).collect::<Result<_>>()?;
         Ok(ImagePrompt { layers: Arc::new(layers), scale })

@@ -2,8 +2,8 @@
 //! it.
 //!
 //! Plain convolutions and ReLUs, distilled from Stable Diffusion's autoencoder. Its latents are those that the U-Net sees,
-//! so nothing is scaled, and it decodes in about a hundredth of the large one's time: good enough to watch a picture
-//! appear, and nearly good enough to keep.
+//! so nothing is scaled, and decoding takes about a twentieth of the large one's arithmetic: good enough to watch a
+//! picture appear, and nearly good enough to keep.
 
 use super::layers::{Conv2d, to_channels_first, to_channels_last};
 use crate::kernels::Padding;

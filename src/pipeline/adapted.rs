@@ -5,7 +5,7 @@ use crate::model::adapter::Applied;
 use crate::model::checkpoint::Model;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// The last model with adapters. One at a time is kept: it has a copy of every weight that they change.
 #[derive(Debug, Default)]
@@ -32,7 +32,9 @@ impl Adapted {
         }
         // What is not wanted any more goes before there is another.
         *kept = None;
+        let began = Instant::now();
         let model = base.adapted(loras)?;
+        tracing::info!(model = base.name, loras = loras.len(), seconds = began.elapsed().as_secs_f64(), "adapted");
         *kept = Some((wanted, model.clone()));
         Ok(model)
     }

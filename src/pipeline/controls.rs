@@ -1,63 +1,34 @@
-//! ControlNets in memory, and what of them has a say in a step.
+//! ControlNets and an IP-Adapter in memory, and what of them has a say in a step.
 
 use super::receipt::Controlled;
+use super::recent::Recent;
 use crate::Result;
 use crate::image;
-use crate::model::checkpoint::{ControlNets, LoadedControlNet, Precision};
-use crate::model::unet::{Conditioning, Residuals};
-use crate::request::{ControlSetting, MAX_CONTROLS, Plan};
-use candle_core::{Device, Tensor};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::model::checkpoint::{LoadedControlNet, LoadedIpAdapter, Precision};
+use crate::model::unet::{Conditioning, ImagePrompt, Residuals};
+use crate::request::{self, ControlSetting, Facts, MAX_CONTROLS, Plan};
+use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
 
-/// The nets that were used last, as many as one request can name.
-#[derive(Debug, Default)]
+/// The networks that were used last, as many as one request can name.
+#[derive(Debug)]
 pub(super) struct Nets {
-    used: Mutex<Vec<(String, Arc<LoadedControlNet>)>>,
+    controlnets: Recent<LoadedControlNet>,
+    ip_adapters: Recent<LoadedIpAdapter>,
+    device: Device,
+    precision: Precision,
 }
 
-impl Nets {
-    /// Bytes that their weights take in memory.
-    pub(super) fn bytes(&self) -> u64 {
-        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.iter().map(|(_, net)| net.bytes).sum()
-    }
-
-    /// The net called `name`, from disk if it has to be. Two threads may load the same one; both then use the second.
-    fn get(
-        &self,
-        nets: &ControlNets,
-        name: &str,
-        device: &Device,
-        precision: Precision,
-    ) -> Result<Arc<LoadedControlNet>> {
-        if let Some(net) = self.touch(name, |used| used.iter().find(|(other, _)| other == name).map(|(_, n)| n.clone()))
-        {
-            return Ok(net);
-        }
-        let net = Arc::new(nets.load(name, device, precision)?);
-        self.touch(name, |_| Some(net.clone()));
-        Ok(net)
-    }
-
-    /// Puts the net that `find` gives in front.
-    fn touch(
-        &self,
-        name: &str,
-        find: impl FnOnce(&[(String, Arc<LoadedControlNet>)]) -> Option<Arc<LoadedControlNet>>,
-    ) -> Option<Arc<LoadedControlNet>> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let net = find(&used)?;
-        used.retain(|(other, _)| other != name);
-        used.insert(0, (name.to_owned(), net.clone()));
-        used.truncate(MAX_CONTROLS);
-        Some(net)
-    }
-}
-
-/// The nets of a plan with the pictures that they follow.
+/// What guides a plan besides its text: nets that follow a picture each, and a picture that is a prompt itself.
 #[derive(Clone, Default)]
-pub(super) struct Controls(Vec<Control>);
+pub(super) struct Guides {
+    controls: Vec<Control>,
+    prompt: Option<Prompt>,
+    /// Of the whole walk.
+    steps: usize,
+}
 
+/// A ControlNet and its picture.
 #[derive(Clone)]
 struct Control {
     net: Arc<LoadedControlNet>,
@@ -66,38 +37,80 @@ struct Control {
     hint: Tensor,
 }
 
-impl Controls {
-    pub(super) fn load(
-        nets: &Nets,
-        known: &ControlNets,
-        plan: &Plan,
-        device: &Device,
-        precision: Precision,
-    ) -> Result<Self> {
-        let load = |control: &crate::request::Control| {
-            let net = nets.get(known, &control.setting.net, device, precision)?;
-            // From black to white, 0 to 1.
-            let picture = image::to_tensor(&control.picture, device)?.affine(0.5, 0.5)?;
-            Ok(Control { hint: net.network.hint(&picture)?, net, setting: control.setting.clone() })
-        };
-        Ok(Self(plan.controls.iter().map(load).collect::<Result<_>>()?))
+/// A picture as a prompt.
+#[derive(Clone)]
+struct Prompt {
+    setting: ControlSetting,
+    hash: String,
+    /// Of no picture and of this one, two rows.
+    states: ImagePrompt,
+}
+
+impl Nets {
+    pub(super) fn new(device: &Device, precision: Precision) -> Self {
+        let (controlnets, ip_adapters) = (Recent::new(MAX_CONTROLS), Recent::new(1));
+        Self { controlnets, ip_adapters, device: device.clone(), precision }
     }
 
-    /// What receipts say of them.
-    pub(super) fn receipts(&self) -> Vec<Controlled> {
-        self.0.iter().map(|c| Controlled { setting: c.setting.clone(), hash: c.net.hash().to_owned() }).collect()
+    /// Bytes that the weights of all of them take in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.controlnets.sum(|net| net.bytes) + self.ip_adapters.sum(|adapter| adapter.bytes)
     }
 
-    /// Those that count in step `step` of `steps`.
-    pub(super) fn at(&self, step: usize, steps: usize) -> Self {
-        let counts = |control: &&Control| control.setting.counts_in(step, steps) && control.setting.weight != 0.0;
-        Self(self.0.iter().filter(counts).cloned().collect())
+    /// What guides `plan` through `steps` steps, as far as `facts` know it; `dtype` is the U-Net's.
+    pub(super) fn guides(&self, plan: &Plan, facts: &Facts, steps: usize, dtype: DType) -> Result<Guides> {
+        let controls = plan.controls.iter().map(|control| self.control(control, facts));
+        let prompt = plan.image_prompt.as_ref().map(|prompt| self.prompt(prompt, facts, dtype));
+        Ok(Guides { controls: controls.collect::<Result<_>>()?, prompt: prompt.transpose()?, steps })
     }
 
-    /// The sum of what they add, if there are any.
+    fn control(&self, control: &request::Control, facts: &Facts) -> Result<Control> {
+        let (name, known) = (&control.setting.net, &facts.controlnets);
+        let net = self.controlnets.get(&known.version(name), || known.load(name, &self.device, self.precision))?;
+        // From black to white, 0 to 1.
+        let picture = image::to_tensor(&control.picture, &self.device)?.affine(0.5, 0.5)?;
+        Ok(Control { hint: net.network.hint(&picture)?, net, setting: control.setting.clone() })
+    }
+
+    fn prompt(&self, prompt: &request::Control, facts: &Facts, dtype: DType) -> Result<Prompt> {
+        let (setting, known) = (prompt.setting.clone(), &facts.ip_adapters);
+        let load = || known.load(&setting.net, &self.device, self.precision);
+        let loaded = self.ip_adapters.get(&known.version(&setting.net), load)?;
+        let states = loaded.network.states(&loaded.encoder, &prompt.picture, &self.device)?;
+        let states = loaded.network.prompt(&states, setting.weight, dtype)?;
+        Ok(Prompt { states, hash: loaded.hash().to_owned(), setting })
+    }
+}
+
+impl Guides {
+    /// What receipts say of the ControlNets.
+    pub(super) fn controls(&self) -> Vec<Controlled> {
+        let told = |c: &Control| Controlled { setting: c.setting.clone(), hash: c.net.hash().to_owned() };
+        self.controls.iter().map(told).collect()
+    }
+
+    /// What receipts say of the IP-Adapter.
+    pub(super) fn prompt(&self) -> Option<Controlled> {
+        self.prompt.as_ref().map(|p| Controlled { setting: p.setting.clone(), hash: p.hash.clone() })
+    }
+
+    /// Those that count in step `step`, from 0.
+    pub(super) fn at(&self, step: usize) -> Self {
+        let counts = |setting: &ControlSetting| setting.counts_in(step, self.steps) && setting.weight != 0.0;
+        let controls = self.controls.iter().filter(|control| counts(&control.setting)).cloned().collect();
+        Self { controls, prompt: self.prompt.clone().filter(|prompt| counts(&prompt.setting)), steps: self.steps }
+    }
+
+    /// The picture as a prompt for rows of samples, of which those follow it that `follows` names.
+    pub(super) fn image_prompt(&self, follows: &[bool]) -> Result<Option<ImagePrompt>> {
+        let rows: Vec<u32> = follows.iter().map(|follows| u32::from(*follows)).collect();
+        self.prompt.as_ref().map(|prompt| prompt.states.rows(&rows)).transpose()
+    }
+
+    /// The sum of what the nets add, if there are any.
     pub(super) fn residuals(&self, x: &Tensor, t: &Tensor, given: &Conditioning) -> Result<Option<Residuals>> {
         let mut sum: Option<Residuals> = None;
-        for Control { net, setting, hint } in &self.0 {
+        for Control { net, setting, hint } in &self.controls {
             let residuals = net.network.forward(x, t, given, hint)?.scaled(setting.weight)?;
             sum = Some(match sum {
                 Some(sum) => sum.plus(&residuals)?,

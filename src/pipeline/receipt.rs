@@ -1,5 +1,6 @@
 //! What a picture was drawn with: as other programs write it, and as our own JSON.
 
+use super::controls::Guides;
 use super::vocabulary::Added;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
@@ -60,6 +61,9 @@ pub struct Receipt {
     /// The ControlNets whose pictures it followed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub controls: Vec<Controlled>,
+    /// The IP-Adapter that took a picture for a prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_adapter: Option<Controlled>,
     /// How much of an input picture was redrawn; none without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
@@ -98,7 +102,7 @@ pub struct EmbeddingReceipt {
     pub hash: String,
 }
 
-/// A ControlNet that had a hand in a picture.
+/// A ControlNet or an IP-Adapter that had a hand in a picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Controlled {
     /// Which net, and how much it counted when.
@@ -110,7 +114,7 @@ pub struct Controlled {
 
 impl Receipt {
     /// `model` is the plan's with its adapters, and `added` are its embeddings.
-    pub(super) fn new(plan: &Plan, seed: u64, model: &Model, added: &Added, controls: Vec<Controlled>) -> Self {
+    pub(super) fn new(plan: &Plan, seed: u64, model: &Model, added: &Added, guides: &Guides) -> Self {
         let (strength, masked, repaint) = match &plan.start {
             Start::Noise => (None, false, Repaint::default()),
             Start::Picture { strength, mask, repaint, .. } => (Some(*strength), mask.is_some(), *repaint),
@@ -134,7 +138,8 @@ impl Receipt {
             height: plan.height,
             noise: plan.noise,
             tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash().to_owned()),
-            controls,
+            controls: guides.controls(),
+            ip_adapter: guides.prompt(),
             strength,
             masked,
             repaint,
@@ -145,7 +150,7 @@ impl Receipt {
 
     /// Whether pictures that are not in the file are needed to draw it again.
     pub fn needs_pictures(&self) -> bool {
-        self.strength.is_some() || !self.controls.is_empty()
+        self.strength.is_some() || !self.controls.is_empty() || self.ip_adapter.is_some()
     }
 
     /// The receipt in a PNG file that this program wrote; none in any other file.
@@ -176,6 +181,7 @@ impl Receipt {
             decoder: Some(self.decoder().name().to_owned()),
             control,
             control_preprocessor,
+            ip_adapter: self.ip_adapter.as_ref().map(|adapter| adapter.setting.to_string()),
             model: Some(self.model.clone()),
             ..self.strength.map(|_| self.repaint.request()).unwrap_or_default()
         }
@@ -243,6 +249,7 @@ impl Receipt {
         }
         let nets = ["ControlNet 0", "ControlNet 1", "ControlNet 2"];
         pairs.extend(nets.into_iter().zip(self.controls.iter().map(Controlled::parameters)));
+        pairs.extend(self.ip_adapter.as_ref().map(|adapter| ("IP-Adapter", adapter.setting.to_string())));
         pairs.extend(self.repaint_settings());
         pairs.extend(hashes("Lora hashes", self.loras.iter().map(|lora| (&lora.name, &lora.hash))));
         pairs.extend(hashes("TI hashes", self.embeddings.iter().map(|embedding| (&embedding.name, &embedding.hash))));
@@ -354,6 +361,7 @@ mod tests {
             noise: NoiseKind::Philox,
             tiny_decoder: None,
             controls: Vec::new(),
+            ip_adapter: None,
             strength: None,
             masked: false,
             repaint: Repaint::default(),

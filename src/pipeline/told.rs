@@ -1,7 +1,7 @@
 //! What the network is told of a picture: its texts, its sizes, and what stands beside the noisy latents.
 
 use super::canvas::Canvas;
-use super::controls::Controls;
+use super::controls::Guides;
 use super::text::{States, TextStates};
 use crate::Result;
 use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned};
@@ -21,8 +21,7 @@ pub(super) struct Told<'a> {
     /// Height and width in pixels.
     size: [f32; 2],
     beside: Channels,
-    /// The nets, and in how many steps they share.
-    controls: (Controls, usize),
+    guides: Guides,
 }
 
 /// Channels that the network sees beside the noisy latents.
@@ -55,55 +54,46 @@ impl<'a> Told<'a> {
             Beside::Picture => edited(model, plan, seen, device)?,
         };
         let guidance = Guidance { scale, rescale: plan.guidance_rescale, ..Guidance::default() };
-        Ok(Self {
-            model,
-            guidance,
-            distilled,
-            size: [height as f32, width as f32],
-            beside,
-            controls: Default::default(),
-        })
+        Ok(Self { model, guidance, distilled, size: [height as f32, width as f32], beside, guides: Guides::default() })
     }
 
-    /// The same, with nets that have a say in some of `steps` steps.
-    pub(super) fn with(self, controls: Controls, steps: usize) -> Self {
-        Self { controls: (controls, steps), ..self }
+    /// The same, with guides that have a say in some of the steps.
+    pub(super) fn with(self, guides: Guides) -> Self {
+        Self { guides, ..self }
     }
 
     /// The network with the texts of step `step`, from 0, made a denoiser and guided.
     pub(super) fn denoiser(&self, states: &States, step: usize) -> Result<impl Denoiser + use<'a>> {
         let prompts = &states.prompts;
-        let controls = self.controls.0.at(step, self.controls.1);
-        let network = |texts: &TextStates, sees: &[bool]| self.network(texts, sees, &controls);
+        let guides = self.guides.at(step);
+        // A picture that is a prompt goes where the prompt goes.
+        let network = |texts: &TextStates, sees: &[bool], prompted: &[bool]| -> Result<_> {
+            let image = guides.image_prompt(prompted)?;
+            let given = Conditioning { image, ..self.given(texts)? };
+            Ok(self.network(given, self.beside.rows(sees)?, &guides))
+        };
         let pair = TextStates::stacked(&[&states.negative, &prompts[0].1])?;
         let Channels::Edited { scale, .. } = &self.beside else {
-            let conditionals = prompts.iter().map(|(weight, states)| Ok((*weight, network(states, &[true])?)));
+            let conditionals = prompts.iter().map(|(weight, states)| Ok((*weight, network(states, &[true], &[true])?)));
             let conditionals = conditionals.collect::<Result<_>>()?;
-            return Ok(Guided::composed(conditionals, network(&pair, &[true; 2])?, self.guidance));
+            return Ok(Guided::composed(conditionals, network(&pair, &[true; 2], &[false, true])?, self.guidance));
         };
         // D_u + text (D - D_p) + picture (D_p - D_u), with the picture but no prompt in D_p and neither in D_u (Brooks et
         // al., arXiv:2211.09800, eq. 3): a composition of the two, whose weights hold the scales.
         let text = self.guidance.scale;
         let mut conditionals = Vec::with_capacity(prompts.len() + 1);
         for (weight, states) in prompts {
-            conditionals.push((text * weight, network(states, &[true])?));
+            conditionals.push((text * weight, network(states, &[true], &[true])?));
         }
         let rest = scale - text * prompts.iter().map(|(weight, _)| weight).sum::<f64>();
-        conditionals.push((rest, network(&states.negative, &[true])?));
+        conditionals.push((rest, network(&states.negative, &[true], &[false])?));
         let guidance = Guidance { scale: 1.0, ..self.guidance };
-        Ok(Guided::composed(conditionals, network(&pair, &[false, true])?, guidance))
+        Ok(Guided::composed(conditionals, network(&pair, &[false, true], &[false, true])?, guidance))
     }
 
-    /// The network for rows of texts; a picture that is edited is seen by those rows that `sees` names.
-    fn network(
-        &self,
-        texts: &TextStates,
-        sees: &[bool],
-        controls: &Controls,
-    ) -> Result<Preconditioned<Conditioned<'a>>> {
-        let (given, beside) = (self.given(texts)?, self.beside.rows(sees)?);
-        let network = Conditioned { unet: &self.model.unet, given, beside, controls: controls.clone() };
-        Ok(Preconditioned::new(network, self.model.prediction, self.model.schedule.clone()))
+    fn network(&self, given: Conditioning, beside: Option<Tensor>, guides: &Guides) -> Preconditioned<Conditioned<'a>> {
+        let network = Conditioned { unet: &self.model.unet, given, beside, guides: guides.clone() };
+        Preconditioned::new(network, self.model.prediction, self.model.schedule.clone())
     }
 
     /// What the U-Net is told besides what it sees.
@@ -114,7 +104,7 @@ impl<'a> Told<'a> {
             let sizes = Tensor::new(&[[height, width, 0.0, 0.0, height, width]], pooled.device())?;
             Ok::<_, crate::Error>(Added { pooled: pooled.clone(), sizes: sizes.repeat((pooled.dim(0)?, 1))? })
         });
-        Ok(Conditioning { context, added: added.transpose()?, guidance: self.distilled, residuals: None })
+        Ok(Conditioning { context, added: added.transpose()?, guidance: self.distilled, image: None, residuals: None })
     }
 
     /// The same channels for each of `rows` rows.
@@ -181,12 +171,12 @@ struct Conditioned<'a> {
     given: Conditioning,
     /// (B, C', h, w).
     beside: Option<Tensor>,
-    controls: Controls,
+    guides: Guides,
 }
 
 impl Network for Conditioned<'_> {
     fn predict(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-        let residuals = self.controls.residuals(x, t, &self.given)?;
+        let residuals = self.guides.residuals(x, t, &self.given)?;
         let given = Conditioning { residuals, ..self.given.clone() };
         match &self.beside {
             Some(beside) => self.unet.forward(&Tensor::cat(&[x, beside], 1)?, t, &given),

@@ -63,6 +63,7 @@ impl Checker {
             count,
             width,
             height,
+            image_prompt: self.image_prompt(request, facts),
             controls: self.controls(request, facts, repaint.drawn((width, height))),
             start: self.start(request, facts, repaint, (width, height), count),
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),

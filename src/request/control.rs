@@ -1,4 +1,5 @@
-//! What a picture is drawn along: ControlNets (Zhang et al., arXiv:2302.05543), each with a picture that it follows.
+//! What a picture is drawn along: ControlNets (Zhang et al., arXiv:2302.05543), each with a picture that it follows, and
+//! an IP-Adapter (Ye et al., arXiv:2308.06721) with a picture as a prompt.
 
 use super::GenerateRequest;
 use super::check::Checker;
@@ -20,16 +21,16 @@ const WEIGHT: std::ops::RangeInclusive<f64> = 0.0..=2.0;
 const CANNY: (u32, u32) = (100, 200);
 const STEEPEST: u64 = 2040;
 
-/// A ControlNet and the picture it follows.
+/// A ControlNet and the picture it follows, or an IP-Adapter and the picture that it takes for a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Control {
     /// Which net, and how much it counts when.
     pub setting: ControlSetting,
-    /// What it is shown: of the size that is drawn, preprocessed.
+    /// What it is shown: for a ControlNet of the size that is drawn, preprocessed.
     pub picture: RgbImage,
 }
 
-/// A ControlNet, and how much it counts when.
+/// A ControlNet or an IP-Adapter, and how much it counts when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ControlSetting {
     /// The net's name.
@@ -83,14 +84,16 @@ pub enum Preprocessor {
 }
 
 impl Preprocessor {
-    fn apply(self, picture: RgbImage) -> RgbImage {
+    /// The picture that a net would see.
+    pub fn apply(self, picture: RgbImage) -> RgbImage {
         match self {
             Self::None => picture,
             Self::Canny { low, high } => canny(&picture, low, high),
         }
     }
 
-    fn read(field: &str, typed: &str) -> Result<Self, FieldError> {
+    /// What was typed, of which "" is none. `field` is named in errors.
+    pub fn read(field: &str, typed: &str) -> Result<Self, FieldError> {
         let slope = |typed| whole(field, typed, 0..=STEEPEST).map(|slope| slope as u32);
         match typed.split(':').map(str::trim).collect::<Vec<_>>()[..] {
             ["" | "none"] => Ok(Self::None),
@@ -131,21 +134,44 @@ impl Checker {
         self.needs_net(request, settings.len());
         let mut controls = Vec::new();
         for (setting, field) in settings.into_iter().zip(IMAGES) {
-            let sent = request.files().find(|(name, _)| *name == field);
-            let read = match sent {
-                Some((_, bytes)) => image::read(field, bytes).map(Some),
-                None => {
-                    Err(FieldError::new(field, "required", format!("is missing: {} has to follow it", setting.net)))
-                }
-            };
-            // A file that could not even be sent right is noted already.
-            let read = if self.errors.iter().any(|error| error.field == field) { Ok(None) } else { read };
-            if let Some(picture) = self.note(read, None) {
+            if let Some(picture) = self.shown(request, field, &setting.net) {
                 let picture = image::fit(picture, size.0 as u32, size.1 as u32);
                 controls.push(Control { picture: setting.preprocessor.apply(picture), setting });
             }
         }
         controls
+    }
+
+    /// The IP-Adapter of a request with its picture.
+    pub(super) fn image_prompt(&mut self, request: &GenerateRequest, facts: &Facts) -> Option<Control> {
+        const FIELD: &str = "ip_adapter_image";
+        let typed = request.text("ip_adapter").trim();
+        if typed.is_empty() {
+            if request.ip_adapter_image.is_some() {
+                let message = "was given without an adapter that takes it for a prompt (the field ip_adapter)";
+                self.errors.push(FieldError::new(FIELD, "without_ip_adapter", message));
+            }
+            return None;
+        }
+        let setting = control_setting("ip_adapter", typed, Preprocessor::None).and_then(|setting| {
+            facts.ip_adapters.check("ip_adapter", &setting.net)?;
+            Ok(Some(setting))
+        });
+        let setting = self.note(setting, None)?;
+        Some(Control { picture: self.shown(request, FIELD, &setting.net)?, setting })
+    }
+
+    /// The picture that `net` is to see.
+    fn shown(&mut self, request: &GenerateRequest, field: &str, net: &str) -> Option<RgbImage> {
+        // A file that could not even be sent right is noted already.
+        if self.errors.iter().any(|error| error.field == field) {
+            return None;
+        }
+        let read = match request.files().find(|(name, _)| *name == field) {
+            Some((_, bytes)) => image::read(field, bytes).map(Some),
+            None => Err(FieldError::new(field, "required", format!("is missing: {net} has to see it"))),
+        };
+        self.note(read, None)
     }
 
     fn control_settings(&mut self, request: &GenerateRequest, facts: &Facts) -> Vec<ControlSetting> {

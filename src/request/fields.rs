@@ -139,6 +139,8 @@ request! {
     control: Text,
     /// What is done to these pictures first, separated by commas: `none`, or `canny` or `canny:LOW:HIGH` for their edges.
     control_preprocessor: Text,
+    /// An IP-Adapter, `NAME[:WEIGHT[:START[:END]]]` as for `control`: a picture, in `ip_adapter_image`, as a prompt.
+    ip_adapter: Text,
     ; // What follows are picture files.
     /// A picture to start from.
     image,
@@ -150,4 +152,6 @@ request! {
     control_image_2,
     /// What the third ControlNet follows.
     control_image_3,
+    /// What an IP-Adapter takes for a prompt.
+    ip_adapter_image,
 }

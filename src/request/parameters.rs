@@ -82,6 +82,7 @@ impl Parameters {
             // Ours alone.
             "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
             "VAE Decoder" => decoder(value).is_some_and(|decoder| self.set("decoder", decoder.name())),
+            "IP-Adapter" => self.set("ip_adapter", value),
             "RNG" => noise(value).is_some_and(|noise| self.set("noise", noise.name())),
             _ if key.starts_with("ControlNet ") => self.add_control(value),
             _ => false,
@@ -291,7 +292,7 @@ mod tests {
             repaint in repaints(),
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
             tiny_decoder in option::of(Just("0123456789".to_owned())),
-            controls in proptest::collection::vec(controls(), 0..4),
+            (controls, ip_adapter) in (proptest::collection::vec(controls(), 0..4), option::of(controls())),
             names in proptest::collection::vec("[a-z \"()\\\\é]{1,9}", 0..3),
         ) -> Receipt {
             let hash = || "0123456789".to_owned();
@@ -302,7 +303,7 @@ mod tests {
             let repaint = if masked { repaint } else { Repaint::default() };
             Receipt {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
-                guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, strength,
+                guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, ip_adapter, strength,
                 masked, repaint, loras, embeddings,
             }
         }

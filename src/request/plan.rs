@@ -10,7 +10,7 @@ use crate::diffusion::schedule::Spacing;
 use crate::error::{Error, Result};
 use crate::image::{Mask, RgbImage};
 use crate::model::adapter::{Adapters, Applied, Inversion};
-use crate::model::checkpoint::ControlNets;
+use crate::model::checkpoint::{ControlNets, IpAdapters};
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
 
@@ -58,6 +58,8 @@ pub struct Facts {
     pub tiny_decoder: bool,
     /// The ControlNets that can be asked for.
     pub controlnets: ControlNets,
+    /// The IP-Adapters that can be asked for.
+    pub ip_adapters: IpAdapters,
     /// The adapters and embeddings that there are.
     pub adapters: Adapters,
 }
@@ -79,6 +81,7 @@ impl Facts {
             times: 1000,
             tiny_decoder: false,
             controlnets: ControlNets::default(),
+            ip_adapters: IpAdapters::default(),
             adapters: Adapters::default(),
         }
     }
@@ -144,6 +147,8 @@ pub struct Plan {
     pub decoder: Decoder,
     /// What it is drawn along.
     pub controls: Vec<Control>,
+    /// A picture as a prompt, as it was sent.
+    pub image_prompt: Option<Control>,
     /// The name of the model that this is for.
     pub model: String,
     /// The adapters that the prompt asks for, each once.
@@ -188,6 +193,7 @@ impl Plan {
             decoder: Some(self.decoder.name().to_owned()),
             control,
             control_preprocessor,
+            ip_adapter: self.image_prompt.as_ref().map(|prompt| prompt.setting.to_string()),
             model: Some(self.model.clone()),
             ..repaint
         }

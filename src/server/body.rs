@@ -16,9 +16,15 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 /// How many parts a form may have: twice as many as ours has.
 const MAX_PARTS: usize = 64;
 
-/// The body of a request that is a picture file and nothing else.
+/// The body of a request that is a PNG file and nothing else.
 pub(super) async fn png(app: &App, request: Request) -> Result<Bytes, Problem> {
     check_head(app, request.headers(), |kind| kind == "image/png")?;
+    whole(request).await
+}
+
+/// The body of a request that is a picture file of any kind; its content decides.
+pub(super) async fn picture(app: &App, request: Request) -> Result<Bytes, Problem> {
+    check_head(app, request.headers(), |kind| kind.starts_with("image/"))?;
     whole(request).await
 }
 

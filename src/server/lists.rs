@@ -4,6 +4,7 @@ use super::openapi::Problems;
 use super::{App, Problem, blocking};
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use crate::error::FieldError;
 use crate::library::Library;
 use crate::request::MAX_CONTROLS;
 use axum::Json;
@@ -22,13 +23,30 @@ pub(super) async fn controlnets(
 ) -> Result<Json<Value>, Problem> {
     let listed = blocking(move || {
         let nets = app.library().facts(query.get("model").map_or("", String::as_str))?.controlnets;
-        let entry = |name: String| {
-            let reason = nets.check("control", &name).err().map(|error| error.message);
-            json!({ "name": name, "fits": reason.is_none(), "reason": reason })
-        };
-        Ok(nets.names().into_iter().map(entry).collect::<Vec<_>>())
+        Ok(nets.names().iter().map(|name| entry(name, nets.check("control", name))).collect::<Vec<_>>())
     });
     Ok(Json(json!({ "controlnets": listed.await?, "preprocessors": ["none", "canny"], "most": MAX_CONTROLS })))
+}
+
+/// The IP-Adapters among the models, and why some cannot be used with a model.
+#[utoipa::path(get, path = "/api/v1/ip-adapters", tag = "choices",
+    params(("model" = Option<String>, Query, description = "The model to fit; without it, the one that comes first")),
+    responses((status = 200, description = "Names, whether they fit, and if not, why", body = Object), Problems))]
+pub(super) async fn ip_adapters(
+    State(app): State<App>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Problem> {
+    let listed = blocking(move || {
+        let adapters = app.library().facts(query.get("model").map_or("", String::as_str))?.ip_adapters;
+        Ok(adapters.names().iter().map(|name| entry(name, adapters.check("ip_adapter", name))).collect::<Vec<_>>())
+    });
+    Ok(Json(json!({ "ip_adapters": listed.await? })))
+}
+
+/// What is said of a part that may not fit.
+fn entry(name: &str, checked: Result<(), FieldError>) -> Value {
+    let reason = checked.err().map(|error| error.message);
+    json!({ "name": name, "fits": reason.is_none(), "reason": reason })
 }
 
 /// The samplers.

@@ -6,13 +6,15 @@ use crate::image::read_png_text;
 use crate::jobs::Image;
 use crate::library::Library;
 use crate::pipeline::Receipt;
-use crate::request::{GenerateRequest, from_parameters};
+use crate::request::{GenerateRequest, Preprocessor, from_parameters};
 use crate::{Error, Result};
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::extract::{Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// What was found in a file.
 struct Found {
@@ -80,6 +82,27 @@ pub(super) async fn replay(State(app): State<App>, request: Request) -> Result<J
     let (image, drawn) = again.ok_or_else(|| Error::Server("a drawn job has no picture".into()))?;
     let differences = differences(&receipt, &file, image, drawn);
     Ok(Json(json!({ "identical": *file == **drawn, "differences": differences, "image": view::image(image) })))
+}
+
+/// Shows what a ControlNet would see of a picture.
+#[utoipa::path(post, path = "/api/v1/preprocess", tag = "pictures",
+    request_body(content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"))),
+    params(("with" = String, Query, description = "none, canny or canny:LOW:HIGH, as in control_preprocessor")),
+    responses((status = 200, description = "A picture of the same size", body = Vec<u8>, content_type = "image/png"),
+              Problems))]
+pub(super) async fn preprocess(
+    State(app): State<App>,
+    Query(query): Query<HashMap<String, String>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let preprocessor = query.get("with").map_or("", String::as_str);
+    let preprocessor = Preprocessor::read("with", preprocessor).map_err(Error::invalid)?;
+    let file = body::picture(&app, request).await?;
+    let drawn = blocking(move || {
+        let picture = crate::image::read("image", &file).map_err(Error::invalid)?;
+        crate::image::encode_png(&preprocessor.apply(picture), &[])
+    });
+    Ok(([(header::CONTENT_TYPE, "image/png")], drawn.await?).into_response())
 }
 
 fn not_ours() -> Problem {

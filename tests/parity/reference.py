@@ -17,6 +17,8 @@ from diffusers import (
     AutoencoderKL,
     AutoPipelineForImage2Image,
     AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
+    ControlNetModel,
     DDIMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
@@ -26,7 +28,13 @@ from diffusers import (
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 # A picture's latents are what the autoencoder gives it as the mean; no noise of the seed is spent on it.
 DiagonalGaussianDistribution.sample = lambda self, generator=None: self.mode()
@@ -35,6 +43,8 @@ FIXTURE = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "tokeniz
 WORDS = ("a red Apple, photograph of the ASTRONAUT's naïve café! 8k 1970s don't (((masterpiece))) 日本 яблоко 🍎 👩‍🚀 ½ e\u0301 "
          "\u00a0 - --ar").split(" ")
 ALPHABETS = [*range(32, 0x2000), *range(0x3000, 0xD7FF), *range(0x1F300, 0x1FAFF)]
+# Side of the pictures that the image encoder sees.
+SEEN = 64
 REQUEST = dict(prompt="a photograph of an astronaut riding a horse, sharp focus", negative_prompt="blurry, cropped",
                guidance="7.5", seed="5", noise="torch-cpu")
 
@@ -135,6 +145,39 @@ def middle(width, height):
     return mask
 
 
+def controlnet(model, unet):
+    """A net beside the model, a copy of its U-Net whose last convolutions are not zero."""
+    folder = model.parent / "controlnets" / "parity"
+    if not folder.exists():
+        torch.manual_seed(3)
+        net = ControlNetModel.from_unet(unet)
+        for name, parameter in net.named_parameters():
+            if parameter.abs().max() == 0 and parameter.dim() > 1:
+                parameter.copy_(torch.randn_like(parameter) * 0.3 / parameter[0].numel() ** 0.5)
+        net.save_pretrained(folder)
+    return ControlNetModel.from_pretrained(folder, dtype=torch.float32)
+
+
+def ip_adapter(model, unet):
+    """An adapter with its image encoder beside the model; the folder."""
+    folder, seen, tokens = model.parent / "ip-adapters", 32, 4
+    if not folder.exists():
+        torch.manual_seed(4)
+        encoder = CLIPVisionConfig(hidden_size=32, intermediate_size=64, projection_dim=seen, num_hidden_layers=2,
+                                   num_attention_heads=4, image_size=SEEN, patch_size=16)
+        CLIPVisionModelWithProjection(encoder).save_pretrained(folder / "image_encoder")
+        width, parameters = unet.config.cross_attention_dim, dict(unet.named_parameters())
+        random = lambda *shape: torch.randn(*shape) / shape[-1] ** 0.5
+        tensors = {"image_proj.proj.weight": random(tokens * width, seen), "image_proj.proj.bias": random(tokens * width),
+                   "image_proj.norm.weight": torch.ones(width), "image_proj.norm.bias": torch.zeros(width)}
+        attentions = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+        for i, name in enumerate(attentions):
+            rows = len(parameters[name.removesuffix("processor") + "to_k.weight"])
+            tensors |= {f"ip_adapter.{2 * i + 1}.{part}.weight": random(rows, width) for part in ("to_k_ip", "to_v_ip")}
+        save_file(tensors, folder / "parity.safetensors")
+    return folder
+
+
 def runs(inpaints, size):
     """What is drawn at a size: a name, fields of the request besides the common ones, and its pictures."""
     photo, mask = photograph(*size), middle(*size)
@@ -143,21 +186,35 @@ def runs(inpaints, size):
         return
     yield "", {}, {}
     yield "image to image ", dict(strength="0.6"), dict(image=photo)
+    yield "ControlNet ", dict(control="parity:0.7:0.1:0.8"), dict(control_image=photo)
+    yield "IP-Adapter ", dict(ip_adapter="parity:0.6"), dict(ip_adapter_image=photograph(SEEN, SEEN))
 
 
-def draw(pipeline, fields, files):
+def draw(model, pipeline, fields, files):
     """Latents by a diffusers pipeline with a generator on the CPU."""
-    given = dict(width=int(fields["width"]), height=int(fields["height"]))
-    if "mask" in files:
+    given, prompted = dict(width=int(fields["width"]), height=int(fields["height"])), "ip_adapter_image" in files
+    if "control_image" in files:
+        _, weight, start, end = fields["control"].split(":")
+        pipeline = AutoPipelineForText2Image.from_pipe(pipeline, controlnet=controlnet(model, pipeline.unet))
+        given |= dict(image=files["control_image"], controlnet_conditioning_scale=float(weight),
+                      control_guidance_start=float(start), control_guidance_end=float(end))
+    elif prompted:
+        pipeline.load_ip_adapter(ip_adapter(model, pipeline.unet), subfolder="", weight_name="parity.safetensors")
+        pipeline.set_ip_adapter_scale(float(fields["ip_adapter"].split(":")[1]))
+        given |= dict(ip_adapter_image=files["ip_adapter_image"])
+    elif "mask" in files:
         pipeline = AutoPipelineForInpainting.from_pipe(pipeline)
         given |= dict(image=files["image"], mask_image=files["mask"], strength=1.0)
     elif files:
         pipeline = AutoPipelineForImage2Image.from_pipe(pipeline)
         given = dict(image=files["image"], strength=float(fields["strength"]))
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(fields["prompt"], negative_prompt=fields["negative_prompt"], guidance_scale=float(fields["guidance"]),
+    latents = pipeline(fields["prompt"], negative_prompt=fields["negative_prompt"], guidance_scale=float(fields["guidance"]),
                     generator=torch.Generator("cpu").manual_seed(int(fields["seed"])),
                     num_inference_steps=int(fields["steps"]), output_type="latent", **given).images
+    if prompted:
+        pipeline.unload_ip_adapter()
+    return latents
 
 
 def pictures(model, out, args):
@@ -173,7 +230,7 @@ def pictures(model, out, args):
             fields = REQUEST | fields | dict(sampler=sampler, schedule=schedule, steps=str(args.steps), width=str(width),
                                              height=str(height))
             name = f"{kind}{sampler} {schedule} {size}"
-            save_file(dict(expected=draw(pipeline, fields, files).contiguous()), out / f"{name}.safetensors")
+            save_file(dict(expected=draw(model, pipeline, fields, files).contiguous()), out / f"{name}.safetensors")
             for file, picture in files.items():
                 picture.save(out / f"{file}-{size}.png")
             requests.append(dict(name=name, fields=fields, files={file: f"{file}-{size}.png" for file in files}))

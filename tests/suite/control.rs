@@ -197,6 +197,21 @@ async fn nets_are_listed_and_a_replay_asks_for_the_pictures() {
 }
 
 #[tokio::test]
+async fn edges_can_be_looked_at() {
+    let photo = photograph(40, 30);
+    let look =
+        async |with: &str| routes().oneshot(post(&format!("/api/v1/preprocess{with}"), "image/png", png(&photo))).await;
+    let seen = look("?with=canny:20:40").await.unwrap();
+    assert_eq!((seen.status(), &seen.headers()["content-type"]), (StatusCode::OK, &"image/png".parse().unwrap()));
+    let seen = limner::image::read("image", &bytes(seen).await).unwrap();
+    assert_eq!(seen, canny(&photo, 20, 40));
+    assert_eq!(limner::image::read("image", &bytes(look("").await.unwrap()).await).unwrap(), photo);
+    assert_eq!(look("?with=pose").await.unwrap().status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let text = routes().oneshot(post("/api/v1/preprocess", "text/plain", "x")).await.unwrap();
+    assert_eq!(text.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}
+
+#[tokio::test]
 async fn what_is_wrong_stands_beside_its_field() {
     let fields = [("prompt", "x"), ("control", "edgez"), ("control_preprocessor", "canny")];
     let response = routes().oneshot(form_of(&fields, &[("control_image", &png(&photograph(8, 8)))])).await.unwrap();

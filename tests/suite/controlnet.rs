@@ -180,7 +180,7 @@ impl Place {
 
     /// What a net says to some input.
     fn answer(&self, name: &str) -> Vec<f32> {
-        let net = self.nets().load(name, &Device::Cpu, DType::F32.into()).unwrap().network;
+        let net = self.nets().load(name, &Device::Cpu, DType::F32).unwrap().network;
         let (x, t) = (input("input.x", &[1, 4, 4, 6]), Tensor::new(&[40f32], &Device::Cpu).unwrap());
         let hint = net.hint(&input("input.picture", &[1, 3, 8, 12])).unwrap();
         let given = Conditioning::text(&input("input.context", &[1, 5, 8]));
@@ -292,6 +292,6 @@ fn what_is_no_net_is_said_to_be_none() {
     let mut tensors = tensors(&config());
     tensors.remove("controlnet_mid_block.bias").unwrap();
     place.write_file("less", &tensors);
-    let error = place.nets().load("less", &Device::Cpu, DType::F32.into()).unwrap_err().to_string();
+    let error = place.nets().load("less", &Device::Cpu, DType::F32).unwrap_err().to_string();
     assert!(error.contains("less.safetensors: 1 tensor is missing: controlnet_mid_block.bias"), "{error}");
 }

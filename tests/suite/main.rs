@@ -16,6 +16,7 @@ mod families;
 mod http;
 mod hub;
 mod images;
+mod ip_adapter;
 mod jobs;
 mod library;
 mod memory;

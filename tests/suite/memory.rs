@@ -35,7 +35,15 @@ fn resident(server: &Server) -> u64 {
 
 /// Does something to a model and waits for what comes of it.
 fn change(server: &Server, model: &str, change: &str, state: &str) {
-    let (status, answer) = server.ask("POST", &format!("/api/v1/models/{model}/{change}"), "").unwrap();
+    let ask = || server.ask("POST", &format!("/api/v1/models/{model}/{change}"), "").unwrap();
+    let (mut status, mut answer) = ask();
+    // A job is over a moment before its model is put back.
+    let mut tries = 0;
+    while status == 409 && tries < 1000 {
+        std::thread::sleep(Duration::from_millis(10));
+        (status, answer) = ask();
+        tries += 1;
+    }
     assert!([200, 202].contains(&status), "{}", String::from_utf8_lossy(&answer));
     let now =
         || server.json("/api/v1/models")["models"].as_array().unwrap().iter().find(|m| m["name"] == model).cloned();

@@ -56,7 +56,7 @@ impl UNetCase {
             pooled: input("input.pooled", &[rows, config.added_channels().unwrap().0]),
             sizes: Tensor::new((0..rows).map(sizes).collect::<Vec<_>>(), &Device::Cpu).unwrap(),
         });
-        Conditioning { context, added, guidance: config.time_cond_proj_dim.map(|_| 8.0), residuals: None }
+        Conditioning { context, added, guidance: config.time_cond_proj_dim.map(|_| 8.0), image: None, residuals: None }
     }
 }
 

@@ -2,11 +2,13 @@
 //! the same road as a real one. 32 x 32 pixels, 16 tokens, latents of 4 x 4. The weights are the same in every run, so
 //! that a test which compares two pictures cannot pass today and fail tomorrow.
 
+use crate::ip_adapter;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use limner::diffusion::noise::Philox;
 use limner::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use limner::model::clip::{ClipTextConfig, ClipTextModel};
+use limner::model::clip_vision::{ClipVisionConfig, ClipVisionModel};
 use limner::model::controlnet::{ControlNet, ControlNetConfig};
 use limner::model::unet::{DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType};
 use serde_json::{Value, json};
@@ -21,6 +23,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     write_tokenizer(&model.join("tokenizer"));
     write_networks(&model);
     write_controlnets(&model.with_file_name("controlnets"));
+    write_ip_adapters(&model.with_file_name("ip-adapters"));
     fs::write(model.join("words.txt"), "red\napple\n").unwrap();
     write_json(
         &model.join("scheduler/scheduler_config.json"),
@@ -72,15 +75,8 @@ fn write_tokenizer(folder: &Path) {
     );
 }
 
-fn write_networks(model: &Path) {
-    let text = json!({
-        "vocab_size": 191, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "max_position_embeddings": 16, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "architectures": ["CLIPTextModel"],
-    });
-    let config: ClipTextConfig = serde_json::from_value(text.clone()).unwrap();
-    write_network(&model.join("text_encoder"), "model", &text, |vb| drop(ClipTextModel::new(&config, vb).unwrap()));
-
-    let config = UNetConfig {
+fn unet() -> UNetConfig {
+    UNetConfig {
         sample_size: 4,
         in_channels: 4,
         out_channels: 4,
@@ -92,7 +88,18 @@ fn write_networks(model: &Path) {
         cross_attention_dim: 32,
         attention_head_dim: PerBlock::All(4),
         ..UNetConfig::default()
-    };
+    }
+}
+
+fn write_networks(model: &Path) {
+    let text = json!({
+        "vocab_size": 191, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 16, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "architectures": ["CLIPTextModel"],
+    });
+    let config: ClipTextConfig = serde_json::from_value(text.clone()).unwrap();
+    write_network(&model.join("text_encoder"), "model", &text, |vb| drop(ClipTextModel::new(&config, vb).unwrap()));
+
+    let config = unet();
     let value = serde_json::to_value(&config).unwrap();
     write_network(&model.join("unet"), "diffusion_pytorch_model", &value, |vb| {
         drop(UNet2DConditionModel::new(&config, vb).unwrap());
@@ -138,6 +145,30 @@ fn write_controlnets(folder: &Path) {
         }
     }
     candle_core::safetensors::save(&tensors, file).unwrap();
+}
+
+/// `base` and `plus` with an encoder, `blind`, which has none that fits, and `other`, which is for another model.
+fn write_ip_adapters(folder: &Path) {
+    let _ = fs::remove_dir_all(folder);
+    let vision = ClipVisionConfig {
+        hidden_size: 12,
+        intermediate_size: 20,
+        projection_dim: 10,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+        image_size: 8,
+        patch_size: 4,
+        ..ClipVisionConfig::default()
+    };
+    write_network(&folder.join("image_encoder"), "model", &serde_json::to_value(&vision).unwrap(), |vb| {
+        drop(ClipVisionModel::new(&vision, vb).unwrap());
+    });
+    for (name, embed, plus, context) in
+        [("base", 10, false, 32), ("plus", 12, true, 32), ("blind", 99, false, 32), ("other", 10, false, 40)]
+    {
+        let tensors = ip_adapter::tensors(&unet(), embed, plus, context).into_iter().collect();
+        candle_core::safetensors::save::<String, _>(&tensors, folder.join(format!("{name}.safetensors"))).unwrap();
+    }
 }
 
 /// Building a network on an empty map of variables fills the map, under the names it asks for; candle's random numbers

@@ -3,7 +3,7 @@
 use super::sizes::Sizes;
 use crate::kernels::gemm::Matrix;
 use crate::kernels::norm::Affine;
-use crate::kernels::stored::Weights;
+use crate::kernels::stored::{FEW, Weights};
 use crate::kernels::threads::{self, Scratch};
 use candle_core::{Result, Shape, bail};
 use std::ops::Range;
@@ -133,7 +133,9 @@ impl<'a> Forward<'a> {
     fn multiply(&self, x: &[f32], first_row: usize, first: usize, y: &mut [f32]) {
         let (patch, chunk, outputs) = (self.sizes.patch(), self.sizes.chunk(), self.sizes.outputs);
         let chunks = y.len().div_ceil(chunk * outputs);
-        if self.weights.gain_by_all_at_once() && chunks <= 2 && chunks * chunk * patch <= AT_ONCE {
+        let last = y.len() / outputs - chunks.saturating_sub(1) * chunk;
+        let few = chunks <= 2 && chunks * chunk * patch <= AT_ONCE && last >= FEW;
+        if few && self.weights.gain_by_all_at_once() {
             return self.multiply_at_once(x, first_row, first, y);
         }
         let most = if self.weights.is_full() { 1 } else { MOST_CHUNKS };

@@ -20,7 +20,7 @@ pub(super) struct Lora {
 impl Lora {
     pub(super) fn new(parts: &mut Parts, kernel: Kernel) -> Result<Self, Mismatch> {
         let (up, mid, down) = (parts.need(Role::Up)?, parts.take(Role::Mid), parts.need(Role::Down)?);
-        let rank = down.dim(0);
+        let rank = down.rank(0)?;
         match &mid {
             None => down.expect(kernel.of(rank, kernel.inputs))?,
             Some(mid) => {

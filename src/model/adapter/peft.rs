@@ -46,8 +46,8 @@ impl PeftConfigs {
     /// What is not supported.
     pub(super) fn check(&self) -> Result<(), String> {
         for (_, config) in &self.0 {
-            if config.peft_type.as_deref().is_some_and(|kind| kind != "LORA") {
-                return Err(format!("peft_type {:?} is not supported, only LORA", config.peft_type));
+            if let Some(kind) = config.peft_type.as_deref().filter(|kind| *kind != "LORA") {
+                return Err(format!("peft_type {kind:?} is not supported, only LORA"));
             }
             let special = |pattern: &&String| pattern.contains(['(', ')', '[', ']', '*', '+', '?', '|', '\\', '$']);
             if let Some(pattern) = config.alpha_pattern.keys().find(special) {

@@ -42,14 +42,14 @@ impl Product {
             whole.expect(kernel)?;
             Form::Whole(whole)
         } else if let Some(core) = parts.take(core) {
-            let (a, b, rank) = (parts.need(a)?, parts.need(b)?, core.dim(0));
+            let (a, b, rank) = (parts.need(a)?, parts.need(b)?, core.rank(0)?);
             core.expect(kernel.of(rank, rank))?;
             a.expect(Kernel::matrix_of(rank, kernel.outputs))?;
             b.expect(Kernel::matrix_of(rank, kernel.inputs))?;
             Form::Tucker { a, core, b, rank }
         } else {
             let (a, b) = (parts.need(a)?, parts.need(b)?);
-            let rank = b.dim(0);
+            let rank = b.rank(0)?;
             a.expect(Kernel::matrix_of(kernel.outputs, rank))?;
             b.expect(kernel.of(rank, kernel.inputs))?;
             Form::Factors { a, b, rank }

@@ -39,6 +39,14 @@ impl Stored {
         Mismatch { key: self.key.clone(), problem: problem.into() }
     }
 
+    /// The length of dimension `dim`, which is a rank: 0 is none.
+    pub(super) fn rank(&self, dim: usize) -> Result<usize, Mismatch> {
+        match self.dim(dim) {
+            0 => Err(self.mismatch("the rank is 0")),
+            rank => Ok(rank),
+        }
+    }
+
     /// The length of dimension `dim`, 1 where there are fewer.
     pub(super) fn dim(&self, dim: usize) -> usize {
         self.shape.get(dim).copied().unwrap_or(1)
@@ -65,23 +73,30 @@ pub(super) struct Source<'a> {
 
 /// What a file has for one layer.
 #[derive(Debug, Default)]
-pub(super) struct Parts(BTreeMap<Role, Stored>);
+pub(super) struct Parts {
+    roles: BTreeMap<Role, Stored>,
+    /// Any of them, whatever was taken.
+    first: String,
+}
 
 impl Parts {
     /// Adds a tensor; two of one role cannot both be meant.
     pub(super) fn add(&mut self, role: Role, stored: Stored) -> Result<(), Mismatch> {
-        match self.0.insert(role, stored) {
+        if self.first.is_empty() {
+            self.first.clone_from(&stored.key);
+        }
+        match self.roles.insert(role, stored) {
             None => Ok(()),
-            Some(before) => Err(before.mismatch(format!("{} is there for the same", self.0[&role].key))),
+            Some(before) => Err(before.mismatch(format!("{} is there for the same", self.roles[&role].key))),
         }
     }
 
     pub(super) fn get(&self, role: Role) -> Option<&Stored> {
-        self.0.get(&role)
+        self.roles.get(&role)
     }
 
     pub(super) fn take(&mut self, role: Role) -> Option<Stored> {
-        self.0.remove(&role)
+        self.roles.remove(&role)
     }
 
     /// Takes the tensor of one role, without which those of other roles mean nothing.
@@ -91,20 +106,16 @@ impl Parts {
 
     /// That there is none of this role, said of a tensor that needs it.
     pub(super) fn missing(&self, role: Role) -> Mismatch {
-        let problem = format!("there is no {role:?} beside it");
-        match self.0.values().next() {
-            Some(other) => other.mismatch(problem),
-            None => Mismatch { key: String::new(), problem },
-        }
+        Mismatch { key: self.first.clone(), problem: format!("there is no {role:?} beside it") }
     }
 
     /// Any of another role.
     pub(super) fn any_but(&self, role: Role) -> Option<Stored> {
-        self.0.iter().find(|(other, _)| **other != role).map(|(_, stored)| stored.clone())
+        self.roles.iter().find(|(other, _)| **other != role).map(|(_, stored)| stored.clone())
     }
 
     /// Takes any that is left.
     pub(super) fn rest(&mut self) -> Option<Stored> {
-        self.0.pop_first().map(|(_, stored)| stored)
+        self.roles.pop_first().map(|(_, stored)| stored)
     }
 }

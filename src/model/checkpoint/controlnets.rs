@@ -2,7 +2,7 @@
 //! diffusers folder or as one file, in diffusers' names or in those of the program that trained the first of them.
 
 use super::file::read_json;
-use super::find::{is_name, places};
+use super::kept::{Kept, Version};
 use super::weights::{Hash, Weights};
 use super::{Precision, single};
 use crate::error::FieldError;
@@ -10,19 +10,17 @@ use crate::model::controlnet::{ControlNet, ControlNetConfig};
 use crate::model::unet::UNetConfig;
 use crate::{Error, Result};
 use candle_core::Device;
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The folder of each place.
 const FOLDER: &str = "controlnets";
-const ENDING: &str = ".safetensors";
 
 /// The ControlNets that are there, seen from one U-Net. What is put there later is seen, too.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ControlNets {
     /// None where nothing is drawn (in tests): then there are no nets.
     base: Option<Base>,
-    places: Vec<PathBuf>,
+    kept: Kept,
 }
 
 /// What a net has to fit.
@@ -60,28 +58,29 @@ impl ControlNets {
     /// For the model at `model` with this U-Net, whose latents are 1/`factor` of the picture: the nets in the usual
     /// places, and those beside the model.
     pub(crate) fn of(model: &Path, unet: &UNetConfig, factor: usize) -> Self {
-        let beside = model.parent().map(Path::to_owned);
-        let places = places().into_iter().chain(beside).map(|place| place.join(FOLDER)).collect();
-        Self { base: Some(Base { unet: unet.clone(), factor }), places }
+        Self { base: Some(Base { unet: unet.clone(), factor }), kept: Kept::among_models(FOLDER, model) }
     }
 
     /// All names, in order.
     pub fn names(&self) -> Vec<String> {
-        let entries = self.places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
-        let nets = entries.filter(|entry| is_net(&entry.path()));
-        let names = nets.map(|entry| entry.file_name().to_string_lossy().trim_end_matches(ENDING).to_owned());
-        names.filter(|name| is_name(name)).collect::<BTreeSet<_>>().into_iter().collect()
+        self.kept.names()
+    }
+
+    /// Which version of the net `name` is there now.
+    pub(crate) fn version(&self, name: &str) -> Version {
+        self.kept.version(name)
     }
 
     /// What is wrong with asking for the net `name`, in the field `field`, if anything: there is none (code
     /// `unknown_controlnet`), it cannot be read (`unusable_controlnet`), or it is for another model (`wrong_base`), with
     /// the numbers. Reads its description, and not its weights.
     pub fn check(&self, field: &str, name: &str) -> std::result::Result<(), FieldError> {
-        let (Some(path), Some(base)) = (self.path(name), &self.base) else {
-            let names = self.names();
-            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            let message = format!("no ControlNet {name:?} in the folder {FOLDER} of the models; known are: {known}");
-            return Err(FieldError::new(field, "unknown_controlnet", message));
+        let (Some(path), Some(base)) = (self.kept.path(name), &self.base) else {
+            return Err(FieldError::new(
+                field,
+                "unknown_controlnet",
+                Kept::none("ControlNet", FOLDER, name, &self.names()),
+            ));
         };
         let unusable = |error: Error| FieldError::new(field, "unusable_controlnet", error.to_string());
         let opened = Opened::read(&path, base).map_err(unusable)?;
@@ -91,28 +90,18 @@ impl ControlNets {
         opened.config.check().map_err(|message| unusable(Error::model(path, message)))
     }
 
-    /// Loads the net `name`. What [`ControlNets::check`] would say is an [`Error::Invalid`]; missing
-    /// tensors and such are an [`Error::Model`].
-    pub fn load(&self, name: &str, device: &Device, precision: Precision) -> Result<LoadedControlNet> {
+    /// Loads the net `name` in a precision. What [`ControlNets::check`] would say is an [`Error::Invalid`]; missing tensors
+    /// and such are an [`Error::Model`].
+    pub fn load(&self, name: &str, device: &Device, precision: impl Into<Precision>) -> Result<LoadedControlNet> {
         self.check("control", name).map_err(Error::invalid)?;
-        let (Some(path), Some(base)) = (self.path(name), &self.base) else {
+        let (Some(path), Some(base)) = (self.kept.path(name), &self.base) else {
             return Err(Error::Server(format!("the ControlNet {name} has just gone")));
         };
         let Opened { config, weights } = Opened::read(&path, base)?;
-        let precision = precision.of_model(weights.stored());
+        let precision = precision.into().of_model(weights.stored());
         let network = weights.build(precision, device, |vb| ControlNet::new(&config, vb))?;
         Ok(LoadedControlNet { network, bytes: weights.taken(), hash: Hash::of(&[weights]) })
     }
-
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        let candidates = |place: &PathBuf| [place.join(name), place.join(format!("{name}{ENDING}"))];
-        is_name(name).then(|| self.places.iter().flat_map(candidates).find(|path| is_net(path))).flatten()
-    }
-}
-
-fn is_net(path: &Path) -> bool {
-    let is_file = || path.extension().is_some_and(|ending| ending == "safetensors") && path.is_file();
-    path.join("config.json").is_file() || is_file()
 }
 
 impl Opened {

@@ -1,15 +1,16 @@
 //! IP-Adapters among the models: files in the folder `ip-adapters` of each place where models are kept, with their image
 //! encoders in folders beside them.
 
+use super::Precision;
 use super::file::read_json;
-use super::kept::Kept;
-use super::weights::{self, Weights};
+use super::kept::{Kept, Version};
+use super::weights::{Hash, Weights};
 use crate::error::FieldError;
 use crate::model::clip_vision::{ClipVisionConfig, ClipVisionModel};
 use crate::model::ip_adapter::{IpAdapter, IpAdapterSizes, ProjectionSizes, ResamplerSizes};
 use crate::model::unet::UNetConfig;
 use crate::{Error, Result};
-use candle_core::{DType, Device};
+use candle_core::Device;
 use std::path::{Path, PathBuf};
 
 /// The folder of each place.
@@ -32,8 +33,16 @@ pub struct LoadedIpAdapter {
     pub network: IpAdapter,
     /// What it sees with.
     pub encoder: ClipVisionModel,
+    /// Bytes that the weights of both take in memory.
+    pub bytes: u64,
+    hash: Hash,
+}
+
+impl LoadedIpAdapter {
     /// The first ten hexadecimal digits of a SHA-256 over the adapter's file.
-    pub hash: String,
+    pub fn hash(&self) -> &str {
+        self.hash.get()
+    }
 }
 
 /// An adapter with its sizes read, and the encoder that it sees with.
@@ -61,22 +70,33 @@ impl IpAdapters {
         self.open(field, name).map(drop)
     }
 
-    /// Loads the adapter `name` and its encoder, weights as `dtype`. What [`IpAdapters::check`] would say is an
+    /// Which version of the adapter `name` is there now.
+    pub(crate) fn version(&self, name: &str) -> Version {
+        self.kept.version(name)
+    }
+
+    /// Loads the adapter `name` and its encoder. What [`IpAdapters::check`] would say is an
     /// [`Error::Invalid`]; missing tensors and such are an [`Error::Model`].
-    pub fn load(&self, name: &str, device: &Device, dtype: DType) -> Result<LoadedIpAdapter> {
+    pub fn load(&self, name: &str, device: &Device, precision: impl Into<Precision>) -> Result<LoadedIpAdapter> {
         let (Opened { sizes, weights, encoder }, unet) = self.open("ip_adapter", name).map_err(Error::invalid)?;
-        let seeing = Weights::read(&encoder.0, "model")?;
+        let (seeing, precision) = (Weights::read(&encoder.0, "model")?, precision.into());
+        let of = |weights: &Weights| precision.of_model(weights.stored());
         Ok(LoadedIpAdapter {
-            network: weights.build(dtype, device, |vb| IpAdapter::new(&sizes, unet, vb))?,
-            encoder: seeing.build(dtype, device, |vb| ClipVisionModel::new(&encoder.1, vb))?,
-            hash: weights::hash(&[&weights]),
+            network: weights.build(of(&weights), device, |vb| IpAdapter::new(&sizes, unet, vb))?,
+            encoder: seeing.build(of(&seeing), device, |vb| ClipVisionModel::new(&encoder.1, vb))?,
+            bytes: weights.taken() + seeing.taken(),
+            hash: Hash::of([&weights]),
         })
     }
 
     fn open(&self, field: &str, name: &str) -> std::result::Result<(Opened, &UNetConfig), FieldError> {
         let found = self.kept.path(name).filter(|path| path.is_file());
         let (Some(path), Some(unet)) = (found, &self.unet) else {
-            return Err(FieldError::new(field, "unknown_ip_adapter", self.kept.none("IP-Adapter", FOLDER, name)));
+            return Err(FieldError::new(
+                field,
+                "unknown_ip_adapter",
+                Kept::none("IP-Adapter", FOLDER, name, &self.names()),
+            ));
         };
         let unusable = |error: Error| FieldError::new(field, "unusable_ip_adapter", error.to_string());
         let weights = Weights::read_file(path.clone()).map_err(unusable)?;
@@ -107,7 +127,8 @@ impl IpAdapters {
     }
 
     fn encoders(&self) -> Vec<PathBuf> {
-        let entries = self.kept.folders().iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+        let entries =
+            self.kept.folders().iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
         let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(ENCODER));
         let mut paths: Vec<PathBuf> = named.map(|entry| entry.path()).collect();
         paths.sort();

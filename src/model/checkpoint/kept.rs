@@ -3,9 +3,18 @@
 use super::find::{is_name, places};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// What the names of parts in one file end with.
 const ENDING: &str = ".safetensors";
+
+/// A part as it lies on disk at some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version {
+    path: Option<PathBuf>,
+    /// Of the newest of its files.
+    modified: Option<SystemTime>,
+}
 
 /// Where parts of one kind are kept, by their names. What is put there later is seen, too.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -40,9 +49,17 @@ impl Kept {
         is_name(name).then(|| self.folders.iter().flat_map(candidates).find(|path| is_part(path))).flatten()
     }
 
-    /// A sentence that says that there is no `name`, and which there are.
-    pub(super) fn none(&self, kind: &str, folder: &str, name: &str) -> String {
-        let names = self.names();
+    /// Which version of the part called `name` is there now.
+    pub(super) fn version(&self, name: &str) -> Version {
+        let path = self.path(name);
+        let inside = path.iter().filter_map(|path| std::fs::read_dir(path).ok()).flatten().flatten();
+        let files = inside.map(|entry| entry.path()).chain(path.clone());
+        let modified = files.filter_map(|file| file.metadata().ok()?.modified().ok()).max();
+        Version { path, modified }
+    }
+
+    /// A sentence that says that there is no `name`, and that there are `names`.
+    pub(super) fn none(kind: &str, folder: &str, name: &str, names: &[String]) -> String {
         let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         format!("no {kind} {name:?} in the folder {folder} of the models; known are: {known}")
     }

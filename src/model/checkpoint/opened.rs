@@ -1,7 +1,7 @@
 //! A model of which everything was read but its weights: enough to say what it is and what it will take, and to load it.
 
 use super::parts::Parts;
-use super::{ControlNets, Defaults, Model, Precision, companion, folder, name, places, single};
+use super::{ControlNets, Defaults, IpAdapters, Model, Precision, companion, folder, name, places, single};
 use crate::Result;
 use crate::model::adapter::{Adapters, Catalogue, Layout};
 use crate::model::tokenizer::Tokenizer;
@@ -95,6 +95,11 @@ impl Opened {
     /// Whether a tiny decoder can be asked for.
     pub fn has_tiny_decoder(&self) -> bool {
         self.companion.is_some() || self.parts.codec.0.is_tiny()
+    }
+
+    /// The IP-Adapters among the models, seen from this one.
+    pub fn ip_adapters(&self) -> IpAdapters {
+        IpAdapters::of(&self.path, self.unet())
     }
 
     /// The ControlNets among the models, seen from this one.

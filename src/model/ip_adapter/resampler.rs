@@ -11,7 +11,7 @@ use candle_nn::{Init, VarBuilder};
 const HEAD: usize = 64;
 const EPS: f64 = 1e-5;
 
-/// Sizes of a [`Resampler`].
+/// Sizes of a resampler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResamplerSizes {
     /// Channels of the encoder's states.

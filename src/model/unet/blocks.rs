@@ -1,5 +1,6 @@
 //! Residual blocks, and the down, middle and up blocks made of them.
 
+use super::ImagePrompt;
 use super::config::UNetConfig;
 use super::transformer::{Transformer, TransformerSizes};
 use crate::Result;
@@ -15,6 +16,8 @@ pub(in crate::model) struct Conditions<'a> {
     pub(in crate::model) time: &'a Tensor,
     /// Text states, (B, S, D).
     pub(in crate::model) context: &'a Tensor,
+    /// A picture as a prompt.
+    pub(in crate::model) image: Option<&'a ImagePrompt>,
 }
 
 /// shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + project(time)))).
@@ -60,7 +63,7 @@ impl Stage {
     fn forward(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
         let x = self.resnet.forward(x, given.time)?;
         match &self.transformer {
-            Some(transformer) => transformer.forward(&x, given.context),
+            Some(transformer) => transformer.forward(&x, given),
             None => Ok(x),
         }
     }
@@ -144,7 +147,7 @@ impl MidBlock {
     pub(super) fn forward(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
         let x = self.first.forward(x, given.time)?;
         match &self.rest {
-            Some((transformer, second)) => second.forward(&transformer.forward(&x, given.context)?, given.time),
+            Some((transformer, second)) => second.forward(&transformer.forward(&x, given)?, given.time),
             None => Ok(x),
         }
     }

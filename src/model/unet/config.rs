@@ -177,6 +177,29 @@ impl UNetConfig {
         }
     }
 
+    /// The cross-attentions with their channels, in the order in which diffusers counts attentions: down, up, middle.
+    pub fn cross_attentions(&self) -> Vec<(String, usize)> {
+        let (channels, coarsest) = (&self.block_out_channels, self.block_out_channels.len() - 1);
+        let mut found = Vec::new();
+        let mut push = |block: String, transformers: usize, level: usize| {
+            for (i, d) in
+                (0..transformers).flat_map(|i| (0..self.transformer_layers_per_block.at(level)).map(move |d| (i, d)))
+            {
+                found.push((format!("{block}.attentions.{i}.transformer_blocks.{d}.attn2"), channels[level]));
+            }
+        };
+        for (level, kind) in self.down_block_types.iter().enumerate() {
+            let transformers = if *kind == DownBlockType::CrossAttention { self.layers_per_block } else { 0 };
+            push(format!("down_blocks.{level}"), transformers, level);
+        }
+        for (i, kind) in self.up_block_types.iter().enumerate() {
+            let transformers = if *kind == UpBlockType::CrossAttention { self.layers_per_block + 1 } else { 0 };
+            push(format!("up_blocks.{i}"), transformers, coarsest - i);
+        }
+        push("mid_block".to_owned(), 1, coarsest);
+        found
+    }
+
     /// Channels of the skip connections, in the order of the way down.
     pub(in crate::model) fn skips(&self) -> Vec<usize> {
         let channels = &self.block_out_channels;

@@ -18,6 +18,8 @@ use crate::Result;
 use blocks::UpBlock;
 use candle_core::{DType, Tensor, bail};
 use candle_nn::VarBuilder;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What the U-Net is told besides noisy latents and the time; one row per sample.
 #[derive(Debug, Clone)]
@@ -28,8 +30,31 @@ pub struct Conditioning {
     pub added: Option<Added>,
     /// The guidance scale, for models that were distilled to know it; others do not hear of it.
     pub guidance: Option<f64>,
+    /// A picture as a prompt.
+    pub image: Option<ImagePrompt>,
     /// What ControlNets add.
     pub residuals: Option<Residuals>,
+}
+
+/// A picture as a prompt (Ye et al., arXiv:2308.06721): every cross-attention attends to it as well, beside the text.
+#[derive(Debug, Clone)]
+pub struct ImagePrompt {
+    /// Keys and values by the name of the cross-attention, see [`UNetConfig::cross_attentions`]; each (B, T, C).
+    pub layers: Arc<HashMap<String, (Tensor, Tensor)>>,
+    /// What is multiplied with what comes of it.
+    pub scale: f64,
+}
+
+impl ImagePrompt {
+    /// One row for each of `rows`, which are numbers of rows of this.
+    pub fn rows(&self, rows: &[u32]) -> Result<Self> {
+        let layer = |(name, (k, v)): (&String, &(Tensor, Tensor))| {
+            let rows = Tensor::new(rows, k.device())?;
+            Ok((name.clone(), (k.index_select(&rows, 0)?, v.index_select(&rows, 0)?)))
+        };
+        let layers: HashMap<_, _> = self.layers.iter().map(layer).collect::<Result<_>>()?;
+        Ok(Self { layers: Arc::new(layers), scale: self.scale })
+    }
 }
 
 /// What ControlNets add on the way through a U-Net (Zhang et al., arXiv:2302.05543, section 3.2). Channels-last.
@@ -62,7 +87,7 @@ impl Residuals {
             return Err(candle_core::Error::Msg(message).into());
         }
         for (skip, residual) in skips.iter_mut().zip(&self.skips) {
-            *skip = (&*skip + residual)?;
+            *skip = (&*skip + residual.to_dtype(skip.dtype())?)?;
         }
         Ok(())
     }
@@ -80,7 +105,7 @@ pub struct Added {
 impl Conditioning {
     /// Text states alone, (B, S, D): all that Stable Diffusion 1 and 2 are told.
     pub fn text(context: &Tensor) -> Self {
-        Self { context: context.clone(), added: None, guidance: None, residuals: None }
+        Self { context: context.clone(), added: None, guidance: None, image: None, residuals: None }
     }
 
     /// With text states of this type.
@@ -130,11 +155,11 @@ impl UNet2DConditionModel {
         let (x, given) = (&x.to_dtype(self.dtype())?, &given.to_dtype(self.dtype())?);
         self.check_shapes(x, t, &given.context)?;
         let time = self.trunk.time(t, given, x.dtype())?;
-        let blocks = Conditions { time: &time, context: &given.context };
+        let blocks = Conditions { time: &time, context: &given.context, image: given.image.as_ref() };
         let (mut x, mut skips) = self.trunk.forward(x, None, blocks)?;
         if let Some(residuals) = &given.residuals {
             residuals.add_to(&mut skips)?;
-            x = (x + &residuals.middle)?;
+            x = (&x + residuals.middle.to_dtype(x.dtype())?)?;
         }
         for block in &self.up_blocks {
             x = block.forward(x, blocks, &mut skips)?;

@@ -1,6 +1,7 @@
 //! The transformer inside a U-Net block: self-attention, cross-attention to the text, gated feed-forward
 //! (Rombach et al. 2021, section 3.3), as diffusers' `Transformer2DModel`.
 
+use super::blocks::Conditions;
 use crate::Result;
 use crate::kernels;
 use crate::model::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
@@ -38,11 +39,11 @@ impl Transformer {
         })
     }
 
-    /// x (B, H, W, C) and text states (B, S, D) to (B, H, W, C).
-    pub(super) fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    /// x (B, H, W, C) to (B, H, W, C).
+    pub(super) fn forward(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
         let (b, h, w, c) = x.dims4()?;
         let tokens = self.proj_in.forward(&self.norm.forward(x)?)?.reshape((b, h * w, c))?;
-        let tokens = self.blocks.iter().try_fold(tokens, |t, block| block.forward(&t, context))?;
+        let tokens = self.blocks.iter().try_fold(tokens, |t, block| block.forward(&t, given))?;
         Ok((x + self.proj_out.forward(&tokens.reshape((b, h, w, c))?)?)?)
     }
 }
@@ -96,10 +97,10 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
         let x = (x + self.attn1.forward(&h, &h)?)?;
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
+        let x = (&x + self.attn2.forward_beside(&self.norm2.forward(&x)?, given)?)?;
         let h = kernels::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         Ok((&x + self.ff_out.forward(&h)?)?)
     }
@@ -113,6 +114,8 @@ struct Attention {
     to_v: Linear,
     to_out: Linear,
     heads: usize,
+    /// In the whole network.
+    name: String,
 }
 
 impl Attention {
@@ -123,11 +126,23 @@ impl Attention {
             to_v: Linear::without_bias(context, s.channels, &vb.pp("to_v"))?,
             to_out: Linear::new(s.channels, s.channels, &vb.pp("to_out.0"))?,
             heads: s.heads,
+            name: vb.prefix(),
         })
     }
 
     fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
         self.to_out.forward(&kernels::attention(&q, &k, &v, self.heads, false)?)
+    }
+
+    /// To the text, and to a picture beside it where there is one: the same queries, added up.
+    fn forward_beside(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
+        let beside = given.image.and_then(|image| Some((image.layers.get(&self.name)?, image.scale)));
+        let Some(((image_k, image_v), scale)) = beside else { return self.forward(x, given.context) };
+        let q = self.to_q.forward(x)?;
+        let (k, v) = (self.to_k.forward(given.context)?, self.to_v.forward(given.context)?);
+        let of_text = kernels::attention(&q, &k, &v, self.heads, false)?;
+        let of_image = kernels::attention(&q, image_k, image_v, self.heads, false)?;
+        self.to_out.forward(&(of_text + (of_image * scale)?)?)
     }
 }

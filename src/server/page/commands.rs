@@ -30,6 +30,7 @@ pub(super) fn limner(request: &GenerateRequest, uploads: &[String]) -> String {
     words.extend(uploads.iter().map(|field| match field.as_str() {
         "image" => "--init-image PICTURE".to_owned(),
         "mask" => "--mask MASK".to_owned(),
+        "ip_adapter_image" => "--ip-adapter-image PICTURE".to_owned(),
         _ => "--control-image PICTURE".to_owned(),
     }));
     words.join(" ")

@@ -32,7 +32,15 @@ const SETTINGS: [&str; 11] = [
 const PICTURE: [&str; 7] =
     ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend"];
 /// Fields that lie under "Advanced: control".
-const CONTROL: [&str; 5] = ["control", "control_preprocessor", "control_image", "control_image_2", "control_image_3"];
+const CONTROL: [&str; 7] = [
+    "control",
+    "control_preprocessor",
+    "control_image",
+    "control_image_2",
+    "control_image_3",
+    "ip_adapter",
+    "ip_adapter_image",
+];
 /// Shapes to choose from: a name, and width to height.
 const SHAPES: [(&str, f64); 5] =
     [("Square", 1.0), ("4 : 3", 4.0 / 3.0), ("3 : 4", 0.75), ("16 : 9", 16.0 / 9.0), ("9 : 16", 9.0 / 16.0)];
@@ -156,7 +164,8 @@ impl Make<'_> {
     /// Whether there is something to see under "Advanced: control".
     fn control_open(&self) -> bool {
         let wrong = CONTROL.iter().any(|field| self.error(field).is_some());
-        wrong || !self.typed("control").is_empty() || self.files_are_lost(&CONTROL)
+        let chosen = !self.typed("control").is_empty() || !self.typed("ip_adapter").is_empty();
+        wrong || chosen || self.files_are_lost(&CONTROL)
     }
 
     /// Whether files of these fields came with a form that is shown again: browsers do not keep them.
@@ -171,6 +180,10 @@ impl Make<'_> {
             ("control_image_2", "for the second"),
             ("control_image_3", "for the third"),
         ]
+    }
+
+    fn ip_adapters(&self) -> Vec<String> {
+        self.facts().ip_adapters.names()
     }
 
     fn nets(&self) -> Vec<String> {

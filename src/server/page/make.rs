@@ -141,10 +141,12 @@ async fn take_files(app: &App, form: &mut GenerateRequest, start: Option<Id>, jo
 
 /// Puts in the files that the form has use for: a mask belongs to its picture, and pictures of nets to nets.
 fn put_in(form: &mut GenerateRequest, taken: Uploads) {
-    let (has_picture, has_nets) = (form.image.is_some(), !form.text("control").trim().is_empty());
+    let is_empty = |field| form.text(field).trim().is_empty();
+    let (has_picture, has_nets, has_adapter) = (form.image.is_some(), !is_empty("control"), !is_empty("ip_adapter"));
     let sent: Vec<&str> = form.files().map(|(field, _)| field).collect();
     let wanted = |field: &str| match field {
         "image" | "mask" => !has_picture,
+        "ip_adapter_image" => has_adapter,
         _ => has_nets,
     };
     let taken: Vec<_> =

@@ -1,6 +1,9 @@
 //! Adapters: the numbers of diffusers and PEFT in every style of names, LyCORIS's formulas, and laws.
 
+mod drawing;
 mod models;
+mod refusals;
+mod words;
 
 use crate::networks::formula::input;
 use candle_core::{DType, Device, Tensor};

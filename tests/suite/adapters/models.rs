@@ -27,6 +27,15 @@ pub(crate) struct Golden {
     pub(crate) cases: BTreeMap<String, Case>,
     pub(crate) xl_cases: BTreeMap<String, Case>,
     pub(crate) two: Two,
+    pub(crate) inversion: Inverted,
+}
+
+/// What a text encoder says of words around two vectors.
+#[derive(Deserialize)]
+pub(crate) struct Inverted {
+    pub(crate) before: Vec<u32>,
+    pub(crate) after: Vec<u32>,
+    pub(crate) states: Vec<f32>,
 }
 
 /// What the networks say.
@@ -99,6 +108,13 @@ impl Case {
         safetensors::serialize_to_file(views, self.metadata.clone(), &file).unwrap();
         path
     }
+}
+
+/// Writes a file of tensors.
+pub(crate) fn save(path: &Path, tensors: &[(&str, &Tensor)], notes: &[(&str, &str)]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let notes = notes.iter().map(|(key, note)| ((*key).to_owned(), (*note).to_owned())).collect();
+    safetensors::serialize_to_file(tensors.iter().copied(), Some(notes), path).unwrap();
 }
 
 /// By its shape, or by its value.

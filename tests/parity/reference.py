@@ -6,6 +6,7 @@
 PART.safetensors and pictures.json. Weights are computed with in f32, in whatever precision they are stored.
 """
 import argparse
+import contextlib
 import itertools
 import json
 import pathlib
@@ -26,8 +27,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -178,6 +180,57 @@ def ip_adapter(model, unet):
     return folder
 
 
+def lora(model):
+    """An adapter for attention in all networks, made by PEFT and saved as diffusers does; the folder."""
+    folder = model.parent / "loras"
+    if not folder.exists():
+        torch.manual_seed(5)
+        pipeline, saved = DiffusionPipeline.from_pretrained(model, dtype=torch.float32), {}
+        for part in ["unet", *encoders(model)]:
+            network = getattr(pipeline, part)
+            layers = ["to_q", "to_k", "to_v", "to_out.0"] if part == "unet" else ["q_proj", "k_proj", "v_proj", "out_proj"]
+            network.add_adapter(LoraConfig(r=4, lora_alpha=6, target_modules=layers, init_lora_weights=False))
+            for name, parameter in network.named_parameters():
+                if "lora_" in name:
+                    parameter.copy_(torch.randn_like(parameter) * 0.1)
+            saved[f"{part}_lora_layers"] = get_peft_model_state_dict(network)
+            saved[f"{part}_lora_adapter_metadata"] = network.peft_config["default"].to_dict()
+        pipeline.save_lora_weights(folder, weight_name="parity.safetensors", **saved)
+    return folder
+
+
+def inversion(model, pipeline):
+    """Three vectors for each text encoder, by which the word `parityword` is read."""
+    file = model.parent / "embeddings" / "parityword.safetensors"
+    keys = ["emb_params"] if len(encoders(model)) == 1 else ["clip_l", "clip_g"]
+    if not file.exists():
+        torch.manual_seed(6)
+        file.parent.mkdir()
+        widths = [getattr(pipeline, name).config.hidden_size for name in encoders(model)]
+        save_file({key: torch.randn(3, width) * 0.5 for key, width in zip(keys, widths)}, file)
+    vectors = load_file(file)
+    return {name: vectors[key] for name, key in zip(encoders(model), keys)}
+
+
+@contextlib.contextmanager
+def worded(model, pipeline, prompt):
+    """The prompt as diffusers takes it, with the pipeline changed by what it names."""
+    words, lora_tag, _ = prompt.partition("<lora:parity:0.8>")
+    if lora_tag:
+        pipeline.load_lora_weights(lora(model), weight_name="parity.safetensors", adapter_name="parity")
+        pipeline.set_adapters(["parity"], [0.8])
+    vectors = inversion(model, pipeline) if "parityword" in words else {}
+    for name, states in vectors.items():
+        tokenizer, encoder = getattr(pipeline, name.replace("text_encoder", "tokenizer")), getattr(pipeline, name)
+        pipeline.load_textual_inversion(states, token="parityword", tokenizer=tokenizer, text_encoder=encoder)
+    yield words
+    if lora_tag:
+        pipeline.unload_lora_weights()
+    for name in vectors:
+        tokenizer, encoder = getattr(pipeline, name.replace("text_encoder", "tokenizer")), getattr(pipeline, name)
+        pipeline.unload_textual_inversion(tokenizer=tokenizer, text_encoder=encoder)
+
+
 def runs(inpaints, size):
     """What is drawn at a size: a name, fields of the request besides the common ones, and its pictures."""
     photo, mask = photograph(*size), middle(*size)
@@ -186,6 +239,8 @@ def runs(inpaints, size):
         return
     yield "", {}, {}
     yield "image to image ", dict(strength="0.6"), dict(image=photo)
+    yield "LoRA ", dict(prompt=REQUEST["prompt"] + "<lora:parity:0.8>"), {}
+    yield "textual inversion ", dict(prompt=REQUEST["prompt"] + ", parityword"), {}
     yield "ControlNet ", dict(control="parity:0.7:0.1:0.8"), dict(control_image=photo)
     yield "IP-Adapter ", dict(ip_adapter="parity:0.6"), dict(ip_adapter_image=photograph(SEEN, SEEN))
 
@@ -209,9 +264,11 @@ def draw(model, pipeline, fields, files):
         pipeline = AutoPipelineForImage2Image.from_pipe(pipeline)
         given = dict(image=files["image"], strength=float(fields["strength"]))
     pipeline.set_progress_bar_config(disable=True)
-    latents = pipeline(fields["prompt"], negative_prompt=fields["negative_prompt"], guidance_scale=float(fields["guidance"]),
-                    generator=torch.Generator("cpu").manual_seed(int(fields["seed"])),
-                    num_inference_steps=int(fields["steps"]), output_type="latent", **given).images
+    generator = torch.Generator("cpu").manual_seed(int(fields["seed"]))
+    with worded(model, pipeline, fields["prompt"]) as words:
+        latents = pipeline(words, negative_prompt=fields["negative_prompt"], guidance_scale=float(fields["guidance"]),
+                           generator=generator, num_inference_steps=int(fields["steps"]), output_type="latent",
+                           **given).images
     if prompted:
         pipeline.unload_ip_adapter()
     return latents

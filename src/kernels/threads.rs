@@ -26,8 +26,9 @@ pub(super) enum Scratch {
 
 const KINDS: usize = 4;
 
-/// The most numbers that stay with a thread: 16 MiB.
-const MOST_KEPT: usize = 1 << 22;
+/// The most numbers of a kind that stay with a thread: 8 MiB. Training needs less; what Stable Diffusion's widest
+/// convolutions take would still be there when its autoencoder needs the memory.
+const MOST_KEPT: usize = 1 << 21;
 
 /// Calls `f` with `length` numbers of any value, which it must write before it reads them. The memory stays with the
 /// thread: clearing a convolution's unfolded rows anew at every call took a twentieth of a training step.

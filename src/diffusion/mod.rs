@@ -5,14 +5,17 @@
 //! * [`noise`]: seeded Gaussian sources, one stream per picture.
 //! * [`denoiser`]: the one trait, and the adapter that makes a network a denoiser and trains it.
 //! * [`guidance`], [`inpaint`] and [`scheduled`]: denoisers around denoisers.
+//! * [`jacobian`]: products with a denoiser's gradients; [`elbo`] and [`likelihood`] what a picture costs in bits.
 //! * [`sampler`]: from noise to a picture, one algorithm per file.
 //!
 //! State is `x = x0 + sigma * noise` throughout (Karras et al., arXiv:2206.00364), so that a step is a short closed
 //! form of the clean estimate `D(x, sigma)`.
 
 pub mod denoiser;
+pub mod elbo;
 pub mod guidance;
 pub mod inpaint;
+pub mod jacobian;
 pub mod noise;
 pub mod sampler;
 pub mod schedule;

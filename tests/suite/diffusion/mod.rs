@@ -2,6 +2,7 @@
 
 mod analytic;
 mod convergence;
+mod elbo;
 mod guidance;
 mod identities;
 mod inpaint;

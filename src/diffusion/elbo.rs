@@ -114,6 +114,6 @@ fn mean_squared_error(clean: &[f64], denoised: &[f64]) -> f64 {
 }
 
 /// All elements, in f64.
-pub(super) fn numbers(x: &Tensor) -> Result<Vec<f64>> {
+pub(crate) fn numbers(x: &Tensor) -> Result<Vec<f64>> {
     Ok(x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }

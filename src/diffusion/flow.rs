@@ -5,11 +5,14 @@
 //! both ends: `dy / d ln sigma = a^2 y - a D` with `a = 1 / sqrt(1 + sigma^2)`. The end of the way is where noise is
 //! lowest, at `low` and not at 0: there a network's clean estimate is all that is known.
 
+mod solve;
+
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::jacobian::Linearised;
 use crate::diffusion::schedule::NoiseSchedule;
 use candle_core::{DType, Device, Tensor};
+use solve::solve;
 
 /// Between which noise levels the flow runs, and how exactly it is followed.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -25,7 +25,7 @@ mod threads;
 
 pub use fused::{Convolution, Normalisation, Residual, enlarged_conv2d, norm_silu_conv2d, residual_block};
 pub(crate) use native::with_values;
-pub use threads::on_this_thread;
+pub use threads::{is_alone, on_this_thread};
 
 use crate::Result;
 use candle_core::{DType, Tensor};

@@ -112,7 +112,7 @@ mod tests {
         let file = encode_png(&noise.picture(8, 6), &[noise.text().unwrap()]).unwrap();
         assert_eq!(Encoded::from_png(&file), Some(noise.clone()));
         assert_eq!(Encoded::new("icons", &noise.tensor(&Device::Cpu).unwrap(), 12.5).unwrap().shape, [2, 3, 4]);
-        assert_eq!(noise.picture(8, 6).get_pixel(0, 0).0, [0, 169, 169]);
+        assert_eq!(noise.picture(8, 6).get_pixel(0, 0).0, [0, 146, 146]);
         assert_eq!(noise.picture(7, 5).dimensions(), (7, 5));
     }
 

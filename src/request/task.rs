@@ -214,7 +214,9 @@ impl Checker {
 
     /// What only a drawing can have, and what a task cannot do without.
     fn refuse_masks(&mut self, kind: TaskKind, request: &GenerateRequest) {
-        let given = [("mask", request.mask.is_some()), ("extend", !request.text("extend").trim().is_empty())];
+        // A plan's own request says that nothing is added.
+        let extended = request.text("extend").contains(|c: char| c.is_ascii_digit() && c != '0');
+        let given = [("mask", request.mask.is_some()), ("extend", extended)];
         for (field, _) in given.into_iter().filter(|(_, given)| *given) {
             let message = format!("is for pictures that are drawn, and not for the task {}", kind.name());
             self.errors.push(FieldError::new(field, "without_drawing", message));

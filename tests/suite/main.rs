@@ -28,6 +28,7 @@ mod precision;
 mod prompts;
 mod repaint;
 mod taesd;
+mod tasks;
 mod tiny_model;
 mod tokenizer;
 mod vae;

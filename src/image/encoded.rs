@@ -74,7 +74,7 @@ impl Encoded {
 /// By repeating pixels where that goes: noise has no gradients.
 fn enlarged(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     let (columns, rows) = picture.dimensions();
-    if width % columns != 0 || height % rows != 0 {
+    if !width.is_multiple_of(columns) || !height.is_multiple_of(rows) {
         return resize(picture.clone(), width, height);
     }
     RgbImage::from_fn(width, height, |x, y| *picture.get_pixel(x / (width / columns), y / (height / rows)))

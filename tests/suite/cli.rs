@@ -199,7 +199,10 @@ fn a_likelihood_is_json_with_the_keys_that_programs_read() {
     assert!(answer["bits_per_dim"].is_f64() && answer["standard_error"].is_f64() && answer["evaluations"].is_u64());
     let text = String::from_utf8(ask(&[]).stdout).unwrap();
     let bits = format!("{:.4}", answer["bits_per_dim"].as_f64().unwrap());
-    assert!(text.starts_with(&bits) && text.contains("bits per dimension: the density of the picture's latents"), "{text}");
+    assert!(
+        text.starts_with(&bits) && text.contains("bits per dimension: the density of the picture's latents"),
+        "{text}"
+    );
     let refused = ask(&["--guidance", "4"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(stderr(&refused).contains("--guidance must be 1"), "{}", stderr(&refused));
@@ -225,7 +228,8 @@ fn a_picture_goes_to_noise_and_comes_back_and_elsewhere() {
     assert_eq!(run(&["interpolate", "a.png", "b.png", "--frames", "3", "-o", "w.png"]), "w-1.png\nw-2.png\n");
     let files = ["noise.png", "back.png", "c.png", "w-1.png", "w-2.png"];
     assert!(files.iter().all(|file| folder.path().join(file).is_file()));
-    let ranked = limner(&["rank", "a.png", "red", "blue", "--levels", "5"]).current_dir(folder.path()).output().unwrap();
+    let ranked =
+        limner(&["rank", "a.png", "red", "blue", "--levels", "5"]).current_dir(folder.path()).output().unwrap();
     let text = String::from_utf8(ranked.stdout).unwrap();
     assert!(text.lines().count() == 2 && text.contains("nats behind"), "{text}");
 }

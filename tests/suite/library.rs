@@ -371,7 +371,7 @@ async fn a_model_is_replaced_between_two_jobs() {
     fs::remove_dir_all(place.path().join("a")).unwrap();
     let (status, problem) = generate(&routes, &body).await;
     assert_eq!((status, &problem["errors"][0]["code"]), (422, &json!("unusable_model")), "{problem}");
-    for page in ["/", "/models", "/history", "/grid"] {
+    for page in ["/", "/models", "/history", "/grid", "/questions"] {
         assert_eq!(routes.clone().oneshot(get(page)).await.unwrap().status().as_u16(), 200, "{page}");
     }
     assert_eq!(generate(&routes, &json!({ "prompt": "x", "steps": 1, "model": "b" })).await.0, 200);
@@ -607,6 +607,25 @@ async fn a_panic_while_loading_costs_the_jobs_of_that_model() {
     assert_eq!(ends, [State::Failed, State::Failed, State::Done]);
     let last = submit(&jobs, "x");
     assert_eq!((ended(&jobs, &last).await, worker.is_alive()), (State::Done, true));
+    jobs.close();
+    worker.join();
+}
+
+/// Whoever hears that the last job is done may take the model out of memory: nobody holds it any more by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_put_back_before_its_last_job_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(&folder, 2);
+    let (go, wait) = mpsc::channel();
+    let drawn = Arc::new(Counting::default());
+    let worker = Worker::start(jobs.clone(), Arc::new(Slow { go: Mutex::new(wait), drawn: drawn.clone() })).unwrap();
+    for _ in 0..50 {
+        let alone = submit(&jobs, "x");
+        go.send(()).unwrap();
+        ended(&jobs, &alone).await;
+        // This test has one share, the lender the other.
+        assert_eq!(Arc::strong_count(&drawn), 2);
+    }
     jobs.close();
     worker.join();
 }

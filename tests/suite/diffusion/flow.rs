@@ -45,7 +45,11 @@ fn the_round_trip_closes_as_the_tolerance_falls() {
 fn the_way_is_told_and_can_be_left() {
     let flow = Flow::new(&Mixture, COURSE);
     let mut told = Vec::new();
-    flow.encode(&row(&[0.3]), &mut |share| Ok(told.push(share))).unwrap();
+    let mut hear = |share| {
+        told.push(share);
+        Ok(())
+    };
+    flow.encode(&row(&[0.3]), &mut hear).unwrap();
     assert!(told.windows(2).all(|pair| pair[0] < pair[1]) && *told.last().unwrap() == 1.0, "{told:?}");
     let stopped = flow.encode(&row(&[0.3]), &mut |share| if share < 0.5 { Ok(()) } else { Err(Error::Cancelled) });
     assert!(matches!(stopped, Err(Error::Cancelled)));

@@ -95,3 +95,35 @@ async fn one_answer_has_the_report_or_the_picture() {
     assert_eq!((status, &answer["errors"][0]["code"]), (422, &json!("no_likelihood")), "{answer}");
     assert!(ask_now(body(&crate::pipeline::request(&[]))).await.1.get("report").is_none());
 }
+
+/// A form of the page, with a picture.
+fn form(fields: &[(&str, &str)]) -> Request<Body> {
+    let picture = crate::pipeline::png(&crate::pipeline::photograph(32, 32));
+    let mut request = crate::http::form(fields, Some(("image", &picture)));
+    *request.uri_mut() = "/questions".parse().unwrap();
+    request
+}
+
+#[tokio::test]
+async fn the_page_asks_without_a_script() {
+    let routes = router(app(&[]));
+    let ask = |request| routes.clone().oneshot(request);
+    let page = String::from_utf8(bytes(ask(get("/questions?prompt=red+apple")).await.unwrap()).await).unwrap();
+    assert!(
+        page.contains("How likely is this picture?")
+            && page.contains("Which caption fits?")
+            && page.contains("red apple")
+    );
+    let wrong = ask(form(&[("task", "rank"), ("prompt", ""), ("captions", "one")])).await.unwrap();
+    assert_eq!(wrong.status(), 422);
+    let wrong = String::from_utf8(bytes(wrong).await).unwrap();
+    assert!(wrong.contains("captions must be 2 to 64 captions, one a line; there were 1"), "{wrong}");
+    let fields = [("task", "rank"), ("prompt", ""), ("captions", "red apple\r\nblue"), ("levels", "5")];
+    let right = ask(form(&fields)).await.unwrap();
+    assert_eq!(right.status(), 303);
+    let address = right.headers()["location"].to_str().unwrap().split('#').next().unwrap().to_owned();
+    let job = ended(&routes, &format!("/api/v1{address}")).await;
+    assert_eq!(job["state"], "done", "{job}");
+    let page = String::from_utf8(bytes(ask(get(&address)).await.unwrap()).await).unwrap();
+    assert!(page.contains("fits best.") && page.contains("<meter") && !page.contains("deleted"), "{page}");
+}

@@ -6,19 +6,27 @@
 
 mod adapted;
 mod canvas;
+mod captions;
 mod chunks;
 mod controls;
+mod likelihood;
 mod notices;
 mod progress;
 mod receipt;
 mod recent;
+mod reversible;
+mod side_by_side;
+mod subject;
 mod text;
 mod told;
 mod vocabulary;
 
+pub use captions::{CaptionFit, CaptionReport};
+pub use likelihood::{ElboReport, LikelihoodReport, PixelBound};
 pub use notices::Notice;
 pub use progress::{Estimate, Progress};
 pub use receipt::{Controlled, EmbeddingReceipt, LoraReceipt, Receipt};
+pub use reversible::FlowReport;
 pub use text::{TokenCount, count_tokens};
 
 use crate::Result;
@@ -26,15 +34,16 @@ use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::inpaint::Inpaint;
 use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
-use crate::image::{self, RgbImage};
+use crate::image::{self, Encoded, RgbImage};
 use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
-use crate::request::{Facts, Plan, Start};
+use crate::request::{Facts, Plan, Start, Task};
 use adapted::Adapted;
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
 use controls::Nets;
 use notices::Words;
+use serde::Serialize;
 use std::path::Path;
 use text::{Text, TextStates};
 use told::Told;
@@ -76,17 +85,52 @@ pub fn facts(model: &Opened) -> Facts {
 /// A finished picture.
 #[derive(Debug, Clone)]
 pub struct Picture {
-    /// Its pixels.
+    /// Its pixels; of an animation, the first frame's.
     pub pixels: RgbImage,
     /// Everything needed to draw it again.
     pub receipt: Receipt,
+    /// The frames that follow, where it moves.
+    pub more_frames: Vec<RgbImage>,
+    /// The noise that it shows, where it is a picture of noise.
+    pub noise: Option<Encoded>,
 }
 
+/// How long each frame of an animation is shown, in milliseconds.
+const FRAME_TIME: u16 = 120;
+
 impl Picture {
+    fn still(pixels: RgbImage, receipt: Receipt) -> Self {
+        Self { pixels, receipt, more_frames: Vec::new(), noise: None }
+    }
+
     /// The PNG file, with its parameters as other programs read them and as our own JSON.
     pub fn to_png(&self) -> Result<Vec<u8>> {
-        image::encode_png(&self.pixels, &self.receipt.texts())
+        let mut texts = self.receipt.texts().to_vec();
+        texts.extend(self.noise.as_ref().map(Encoded::text).transpose()?);
+        let frames = [std::slice::from_ref(&self.pixels), &self.more_frames].concat();
+        image::encode_apng(&frames, FRAME_TIME, &texts)
     }
+}
+
+/// What came of a plan.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// Pictures, where there are any.
+    pub pictures: Vec<Picture>,
+    /// What was found out, where the task asks something.
+    pub report: Option<Report>,
+}
+
+/// What was found out about a picture.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case", tag = "task")]
+pub enum Report {
+    /// How likely it is.
+    Likelihood(Box<LikelihoodReport>),
+    /// Which caption fits.
+    Rank(CaptionReport),
+    /// What a way along the flow took, and what it lost.
+    Flow(FlowReport),
 }
 
 impl Pipeline {
@@ -133,6 +177,19 @@ impl Pipeline {
         (&self.model.name, self.model.hash())
     }
 
+    /// Does what a plan's task is. `on_step` hears of every step, and stops the work by returning an error.
+    pub fn run(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Outcome> {
+        match &plan.task {
+            Task::Generate => Ok(Outcome { pictures: self.generate(plan, on_step)?, report: None }),
+            Task::Likelihood(asked) => self.likelihood(plan, *asked, on_step),
+            Task::Rank { captions, levels } => self.rank(plan, captions, *levels, on_step),
+            Task::Encode { tolerance } => self.encode(plan, *tolerance, on_step),
+            Task::Decode { tolerance, noise } => self.decode(plan, *tolerance, noise, on_step),
+            Task::Edit { tolerance, source_prompt } => self.edit(plan, *tolerance, source_prompt, on_step),
+            Task::Interpolate { tolerance, other } => self.interpolate(plan, *tolerance, other, on_step),
+        }
+    }
+
     /// Draws every picture of a plan. `on_step` hears of every step, and stops the work by returning an error.
     pub fn generate(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Vec<Picture>> {
         let known = self.known(plan)?;
@@ -147,7 +204,7 @@ impl Pipeline {
         let draw = |k| {
             let pixels = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
             let receipt = Receipt::new(plan, plan.seed_of(k), &model, &added, &guides);
-            Ok(Picture { pixels, receipt })
+            Ok(Picture::still(pixels, receipt))
         };
         (0..plan.count).map(draw).collect()
     }

@@ -4,7 +4,7 @@ use super::model::ModelArgs;
 use super::{flag, printable};
 use crate::error::{Error, FieldError, Result};
 use crate::image;
-use crate::pipeline::{Notice, Picture, Pipeline, Progress};
+use crate::pipeline::{Notice, Outcome, Picture, Pipeline, Progress};
 use crate::request::{FILES, GenerateRequest, Plan};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -123,7 +123,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let request = GenerateRequest { loras: joined(request.loras.as_deref(), loras), ..request };
     let plan = Plan::new(&request, &pipeline.facts())?;
     let loaded = began.elapsed();
-    let pictures = draw(&pipeline, &plan)?;
+    let pictures = watched(&pipeline, &plan)?.pictures;
     let files = save(&pictures, &args.output)?;
     let notices = pipeline.notices(&plan)?;
     match args.json {
@@ -204,7 +204,7 @@ fn joined(listed: Option<&str>, loras: Vec<String>) -> Option<String> {
 }
 
 /// The bytes of a picture file; refuses what is no regular file before it can block on it.
-fn read_file(flag: &str, path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read_file(flag: &str, path: &Path) -> Result<Vec<u8>> {
     /// As large as a request to the server may be, and far larger than any picture that would be decoded.
     const MOST: u64 = 256 << 20;
     let wrong =
@@ -218,7 +218,7 @@ fn read_file(flag: &str, path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Better to hear of a missing folder before the picture is drawn than after.
-fn check_output(output: &Path) -> Result<()> {
+pub(super) fn check_output(output: &Path) -> Result<()> {
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let wrong = |message: String| Err(Error::invalid(FieldError::new("output", "unwritable", message)));
     if output.is_dir() || output.file_name().is_none() {
@@ -227,18 +227,21 @@ fn check_output(output: &Path) -> Result<()> {
     if folder.is_dir() { Ok(()) } else { wrong(format!("there is no folder {}", folder.display())) }
 }
 
-fn draw(pipeline: &Pipeline, plan: &Plan) -> Result<Vec<Picture>> {
+/// Does what a plan's task is, with a bar on a terminal, until it is done or Ctrl+C was pressed.
+pub(super) fn watched(pipeline: &Pipeline, plan: &Plan) -> Result<Outcome> {
     let stop = Arc::new(AtomicBool::new(false));
     let on_signal = stop.clone();
     // Fails only when another handler is set already; then Ctrl+C simply ends the program.
     let _ = ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed));
     let bar = progress_bar(plan);
-    let pictures = pipeline.generate(plan, &mut |progress: &Progress<'_>| {
-        bar.set_position(progress.overall().0 as u64);
+    let outcome = pipeline.run(plan, &mut |progress: &Progress<'_>| {
+        let (step, steps) = progress.overall();
+        bar.set_length(steps as u64);
+        bar.set_position(step as u64);
         if stop.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     });
     bar.finish_and_clear();
-    pictures
+    outcome
 }
 
 /// Shown on a terminal only: indicatif hides it elsewhere.
@@ -250,7 +253,7 @@ fn progress_bar(plan: &Plan) -> ProgressBar {
     }
 }
 
-fn save(pictures: &[Picture], output: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn save(pictures: &[Picture], output: &Path) -> Result<Vec<PathBuf>> {
     let one = |(k, picture): (usize, &Picture)| {
         let path = if pictures.len() == 1 { output.to_owned() } else { numbered(output, k + 1) };
         image::write_file(&path, &picture.to_png()?)?;

@@ -2,13 +2,20 @@
 //!
 //! Exit codes: 0 done, 1 a fault, 2 a wrong value or unusable file, 130 cancelled.
 
+mod about;
 mod bench;
 mod data;
+mod decode;
+mod edit;
+mod encode;
 mod evaluate;
 mod generate;
+mod interpolate;
+mod likelihood;
 mod model;
 mod models;
 mod pull;
+mod rank;
 mod serve;
 mod train;
 
@@ -29,6 +36,18 @@ struct Cli {
 enum Command {
     /// Draw a picture from a prompt
     Generate(Box<generate::Args>),
+    /// Say how likely a picture is under a model
+    Likelihood(Box<likelihood::Args>),
+    /// Say which caption fits a picture best
+    Rank(Box<rank::Args>),
+    /// Take a picture to its noise, and measure what comes back
+    Encode(Box<encode::Args>),
+    /// Take the noise of a picture back to the picture
+    Decode(Box<decode::Args>),
+    /// Change what a picture shows: apart under one prompt, together under another
+    Edit(Box<edit::Args>),
+    /// Go from one picture to another through their noises
+    Interpolate(Box<interpolate::Args>),
     /// Serve the page and the JSON API
     Serve(serve::Args),
     /// Fetch a model from a hub
@@ -91,6 +110,12 @@ fn printable(text: &str) -> String {
 fn run(command: Command, give_back: fn()) -> Result<()> {
     match command {
         Command::Generate(args) => generate::run(&args),
+        Command::Likelihood(args) => likelihood::run(&args),
+        Command::Rank(args) => rank::run(&args),
+        Command::Encode(args) => encode::run(&args),
+        Command::Decode(args) => decode::run(&args),
+        Command::Edit(args) => edit::run(&args),
+        Command::Interpolate(args) => interpolate::run(&args),
         Command::Serve(args) => serve::run(args, give_back),
         Command::Pull(args) => pull::run(args),
         Command::List(args) => {

@@ -5,15 +5,23 @@
 //! * [`noise`]: seeded Gaussian sources, one stream per picture.
 //! * [`denoiser`]: the one trait, and the adapter that makes a network a denoiser and trains it.
 //! * [`guidance`], [`inpaint`] and [`scheduled`]: denoisers around denoisers.
+//! * [`jacobian`]: products with a denoiser's gradients; [`elbo`] and [`likelihood`]: what a picture costs in bits.
+//! * [`flow`]: pictures to their noise and back; [`interpolate`]: between two noises; [`rank`]: which denoiser fits.
 //! * [`sampler`]: from noise to a picture, one algorithm per file.
 //!
 //! State is `x = x0 + sigma * noise` throughout (Karras et al., arXiv:2206.00364), so that a step is a short closed
 //! form of the clean estimate `D(x, sigma)`.
 
 pub mod denoiser;
+pub mod elbo;
+pub mod flow;
 pub mod guidance;
 pub mod inpaint;
+pub mod interpolate;
+pub mod jacobian;
+pub mod likelihood;
 pub mod noise;
+pub mod rank;
 pub mod sampler;
 pub mod schedule;
 pub mod scheduled;

@@ -18,16 +18,32 @@ pub struct Text {
 /// Encodes a picture. Text goes into `tEXt` where Latin-1 can hold it (what most readers look at) and into `iTXt`
 /// otherwise.
 pub fn encode_png(picture: &RgbImage, texts: &[Text]) -> Result<Vec<u8>> {
+    encode_apng(std::slice::from_ref(picture), 0, texts)
+}
+
+/// Encodes several pictures of one size as an animation that goes on for ever, each shown for so many milliseconds: an
+/// APNG, which browsers show, whose first frame other programs show alone. One picture alone is a plain PNG.
+pub fn encode_apng(frames: &[RgbImage], milliseconds: u16, texts: &[Text]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    write_png(&mut bytes, picture, texts)
+    write_png(&mut bytes, frames, milliseconds, texts)
         .map_err(|error| Error::Server(format!("a PNG could not be encoded: {error}")))?;
     Ok(bytes)
 }
 
-fn write_png(bytes: &mut Vec<u8>, picture: &RgbImage, texts: &[Text]) -> Result<(), png::EncodingError> {
-    let mut encoder = png::Encoder::new(bytes, picture.width(), picture.height());
+fn write_png(
+    bytes: &mut Vec<u8>,
+    frames: &[RgbImage],
+    milliseconds: u16,
+    texts: &[Text],
+) -> Result<(), png::EncodingError> {
+    let (width, height) = frames.first().map(RgbImage::dimensions).unwrap_or_default();
+    let mut encoder = png::Encoder::new(bytes, width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
+    if frames.len() > 1 {
+        encoder.set_animated(frames.len() as u32, 0)?;
+        encoder.set_frame_delay(milliseconds, 1000)?;
+    }
     for Text { keyword, text } in texts {
         let (keyword, latin) = ((*keyword).to_owned(), text.chars().all(|c| u32::from(c) < 256));
         match latin {
@@ -36,7 +52,9 @@ fn write_png(bytes: &mut Vec<u8>, picture: &RgbImage, texts: &[Text]) -> Result<
         }
     }
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(picture.as_raw())?;
+    for frame in frames {
+        writer.write_image_data(frame.as_raw())?;
+    }
     writer.finish()
 }
 

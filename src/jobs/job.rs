@@ -98,6 +98,8 @@ pub struct Job {
     pub notices: Value,
     /// Why it failed.
     pub error: Option<Failure>,
+    /// What it found out, where it asked something of a picture.
+    pub report: Option<Value>,
     /// Its pictures that are not deleted, in the order of their seeds.
     pub images: Vec<Image>,
 }

@@ -13,7 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What makes a database of each version out of the one before, the first of nothing.
-const SCHEMA: [&str; 2] = [include_str!("schema/1-jobs.sql"), include_str!("schema/2-uploads.sql")];
+const SCHEMA: [&str; 3] =
+    [include_str!("schema/1-jobs.sql"), include_str!("schema/2-uploads.sql"), include_str!("schema/3-reports.sql")];
 /// How often a job may be begun before it is held to be what brings the program down.
 pub(super) const MOST_ATTEMPTS: u32 = 3;
 
@@ -31,6 +32,15 @@ pub(super) struct NewJob<'a> {
     pub(super) bytes: u64,
     /// A client's name for this submission, and a digest of what it submitted.
     pub(super) key: Option<(&'a str, &'a str)>,
+}
+
+/// What a job gave.
+pub(super) struct Made {
+    pub(super) images: Vec<Image>,
+    /// JSON.
+    pub(super) notices: String,
+    /// JSON, where it found something out.
+    pub(super) report: Option<String>,
 }
 
 /// What became of a [`NewJob`].
@@ -122,7 +132,7 @@ impl Store {
 
 const SELECT: &str = "SELECT id, state, attempt, request, \
                       (SELECT json_group_array(field) FROM uploads WHERE job = jobs.id), created_at, started_at, ended_at, \
-                      notices, error_code, error_text FROM jobs";
+                      notices, error_code, error_text, report FROM jobs";
 const SELECT_IMAGE: &str = "SELECT id, job, width, height, receipt, starred, deleted_at FROM images";
 
 fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
@@ -141,6 +151,7 @@ fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
             .get::<_, Option<String>>(9)?
             .map(|code| Ok::<_, rusqlite::Error>(failure(code, row.get(10)?)))
             .transpose()?,
+        report: row.get::<_, Option<String>>(11)?.and_then(|json| serde_json::from_str(&json).ok()),
         images: Vec::new(),
     })
 }

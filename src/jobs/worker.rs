@@ -2,11 +2,11 @@
 
 use super::events::Step;
 use super::folder::Kind;
-use super::store::Store;
+use super::store::{Made, Store};
 use super::{Claim, Event, Failure, Id, Image, Jobs, State, Work};
 use crate::image::{encode_png, thumbnail};
 use crate::library::Library;
-use crate::pipeline::{Notice, Picture, Pipeline, Progress};
+use crate::pipeline::{Notice, Outcome, Picture, Pipeline, Progress, Report};
 use crate::request::{Facts, Plan};
 use crate::{Error, Result, kernels};
 use base64::Engine;
@@ -27,6 +27,8 @@ pub struct Drawn {
     pub pictures: Vec<Picture>,
     /// What to know about them.
     pub notices: Vec<Notice>,
+    /// What was found out, where the task asks something.
+    pub report: Option<Report>,
 }
 
 /// Has models to draw with. The library does; tests put something simpler in its place.
@@ -57,7 +59,8 @@ impl Draw for Pipeline {
     }
 
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn> {
-        Ok(Drawn { pictures: self.generate(plan, on_step)?, notices: self.notices(plan)? })
+        let Outcome { pictures, report } = self.run(plan, on_step)?;
+        Ok(Drawn { pictures, notices: self.notices(plan)?, report })
     }
 }
 
@@ -220,9 +223,9 @@ impl Jobs {
     #[expect(clippy::needless_pass_by_value, reason = "a claim is used up")]
     pub fn complete(&self, claim: Claim, outcome: Result<Drawn>) {
         let stored = match outcome.and_then(|drawn| self.store_pictures(&claim.id, &drawn)) {
-            Ok((images, notices)) => self.persist(&claim, |store| {
-                Ok(store.finish(&claim.id, claim.attempt, &images, &notices)?.then_some(State::Done))
-            }),
+            Ok(made) => {
+                self.persist(&claim, |store| Ok(store.finish(&claim.id, claim.attempt, &made)?.then_some(State::Done)))
+            }
             Err(Error::Cancelled) if claim.control.put_back.load(Ordering::Relaxed) => {
                 self.persist(&claim, |store| store.put_back(&claim.id, claim.attempt).map(|_| None))
             }
@@ -260,9 +263,13 @@ impl Jobs {
     }
 
     /// Files first, then (by the caller) the row that makes them visible: a crash in between leaves files that are swept.
-    fn store_pictures(&self, job: &Id, drawn: &Drawn) -> Result<(Vec<Image>, String)> {
+    fn store_pictures(&self, job: &Id, drawn: &Drawn) -> Result<Made> {
         let images = drawn.pictures.iter().map(|picture| self.store_picture(job, picture));
-        Ok((images.collect::<Result<_>>()?, serde_json::to_string(&drawn.notices).unwrap_or_default()))
+        Ok(Made {
+            images: images.collect::<Result<_>>()?,
+            notices: serde_json::to_string(&drawn.notices).unwrap_or_default(),
+            report: drawn.report.as_ref().and_then(|report| serde_json::to_string(report).ok()),
+        })
     }
 
     fn store_picture(&self, job: &Id, picture: &Picture) -> Result<Image> {

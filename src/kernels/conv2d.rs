@@ -10,7 +10,7 @@ use super::Padding;
 use super::gemm::{Matrix, Onto, product};
 use super::linear::column_sums;
 use super::native::{gradient, output, values, with_values};
-use super::stored::{Weights, check_trainable};
+use super::stored::{Weights, check_trainable, widened};
 use super::threads::{self, Scratch};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 pub(super) use forward::Forward;
@@ -40,22 +40,24 @@ impl Conv2d {
     }
 }
 
-/// Gradients of x, w and b. On one thread: the trainer spreads samples over the cores instead.
-fn backward(sizes: &Sizes, x: &[f32], w: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+/// Gradients of x, and of w where `trained`. On one thread: the trainer spreads samples over the cores instead.
+fn backward(sizes: &Sizes, x: &[f32], w: &[f32], dy: &[f32], trained: bool) -> (Vec<f32>, Vec<f32>) {
+    let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; if trained { w.len() } else { 0 }]);
     let (patch, chunk) = (sizes.patch(), sizes.gradient_chunk());
     let weights = Matrix::dense(w, sizes.outputs, patch);
     threads::with_scratch(Scratch::Activations, chunk * patch, |rows| {
         for (i, dy) in dy.chunks(chunk * sizes.outputs).enumerate() {
             let count = dy.len() / sizes.outputs;
             let (rows, dy) = (&mut rows[..count * patch], Matrix::dense(dy, count, sizes.outputs));
-            sizes.unfold(x, 0, i * chunk, rows);
-            product(&mut dw, patch, Onto::Sum, 1.0, dy.transposed(), Matrix::dense(rows, count, patch));
+            if trained {
+                sizes.unfold(x, 0, i * chunk, rows);
+                product(&mut dw, patch, Onto::Sum, 1.0, dy.transposed(), Matrix::dense(rows, count, patch));
+            }
             product(rows, patch, Onto::Nothing, 1.0, dy, weights);
             sizes.fold_add(rows, i * chunk, &mut dx);
         }
     });
-    (dx, dw, column_sums(dy, sizes.outputs))
+    (dx, dw)
 }
 
 impl CustomOp3 for Conv2d {
@@ -86,9 +88,17 @@ impl CustomOp3 for Conv2d {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        check_trainable("conv2d", w.dtype())?;
+        let trained = w.track_op() || b.track_op();
+        if trained {
+            check_trainable("conv2d", w.dtype())?;
+        }
         let sizes = Sizes::new(x.shape(), w.shape(), None, self.stride, self.padding)?;
-        let (dx, dw, db) = with_values([x, w, &grad.contiguous()?], |[x, w, dy]| backward(&sizes, x, w, dy))?;
+        let grad = grad.contiguous()?;
+        let (dx, dw) = with_values([x, &widened(w)?, &grad], |[x, w, dy]| backward(&sizes, x, w, dy, trained))?;
+        if !trained {
+            return Ok((gradient(dx, x)?, None, None));
+        }
+        let db = with_values([&grad], |[dy]| column_sums(dy, sizes.outputs))?;
         Ok((gradient(dx, x)?, gradient(dw, w)?, gradient(db, b)?))
     }
 }

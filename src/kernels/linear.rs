@@ -3,7 +3,7 @@
 use super::gemm::{Matrix, Onto, product};
 use super::math::vectorised;
 use super::native::{gradient, output, values, with_values};
-use super::stored::{Weights, check_trainable};
+use super::stored::{Weights, check_trainable, widened};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 /// Arguments: x (.., I), w (O, I), b (O).
@@ -43,23 +43,31 @@ impl CustomOp3 for Linear {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        check_trainable("linear", w.dtype())?;
         let (outputs, inputs) = w.dims2()?;
         let rows = x.elem_count() / inputs;
-        let (dx, dw, db) =
-            with_values([x, w, &grad.contiguous()?], |[x, w, dy]| backward(x, w, dy, rows, inputs, outputs))?;
-        Ok((gradient(dx, x)?, gradient(dw, w)?, gradient(db, b)?))
+        let (wide, grad) = (widened(w)?, grad.contiguous()?);
+        let dx = x.track_op().then(|| with_values([&wide, &grad], |[w, dy]| towards_input(w, dy, rows, outputs)));
+        let dx = dx.transpose()?.map(|dx| gradient(dx, x)).transpose()?.flatten();
+        if !w.track_op() && !b.track_op() {
+            return Ok((dx, None, None));
+        }
+        check_trainable("linear", w.dtype())?;
+        let (dw, db) = with_values([x, &grad], |[x, dy]| {
+            let mut dw = vec![0.0; outputs * inputs];
+            let dy_matrix = Matrix::dense(dy, rows, outputs);
+            product(&mut dw, inputs, Onto::Nothing, 1.0, dy_matrix.transposed(), Matrix::dense(x, rows, inputs));
+            (dw, column_sums(dy, outputs))
+        })?;
+        Ok((dx, gradient(dw, w)?, gradient(db, b)?))
     }
 }
 
-type Gradients = (Vec<f32>, Vec<f32>, Vec<f32>);
-
-fn backward(x: &[f32], w: &[f32], dy: &[f32], rows: usize, inputs: usize, outputs: usize) -> Gradients {
-    let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
-    let dy_matrix = Matrix::dense(dy, rows, outputs);
-    product(&mut dx, inputs, Onto::Nothing, 1.0, dy_matrix, Matrix::dense(w, outputs, inputs));
-    product(&mut dw, inputs, Onto::Nothing, 1.0, dy_matrix.transposed(), Matrix::dense(x, rows, inputs));
-    (dx, dw, column_sums(dy, outputs))
+/// `dy w`, for `rows` rows.
+fn towards_input(w: &[f32], dy: &[f32], rows: usize, outputs: usize) -> Vec<f32> {
+    let inputs = w.len() / outputs.max(1);
+    let mut dx = vec![0.0; rows * inputs];
+    product(&mut dx, inputs, Onto::Nothing, 1.0, Matrix::dense(dy, rows, outputs), Matrix::dense(w, outputs, inputs));
+    dx
 }
 
 /// The sum of the rows of `x`, each `columns` long.

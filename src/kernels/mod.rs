@@ -4,7 +4,7 @@
 //! and sequences `(B, T, C)`, so that a 1x1 convolution is a linear layer and a transformer block needs no transposes.
 //! All functions are differentiable, in every argument. In f32 on the CPU they are our own operations; other types and
 //! devices run candle's. There, the weights of linear layers and convolutions may be in half precision, with results and
-//! activations in f32: see `stored`. Those have no gradient.
+//! activations in f32: see `stored`. Those weights have no gradient; inputs have.
 //! Half precision on NVIDIA's GPUs runs flash attention, where the crate is built with it.
 
 mod activation;
@@ -25,7 +25,7 @@ mod threads;
 
 pub use fused::{Convolution, Normalisation, Residual, enlarged_conv2d, norm_silu_conv2d, residual_block};
 pub(crate) use native::with_values;
-pub use threads::on_this_thread;
+pub use threads::{is_alone, on_this_thread};
 
 use crate::Result;
 use candle_core::{DType, Tensor};

@@ -5,7 +5,7 @@
 use super::gemm::{Columns, Matrix, Onto, product};
 use super::math::vectorised;
 use super::threads::{self, Scratch};
-use candle_core::{CpuStorage, DType, Layout, Result, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -49,6 +49,12 @@ enum Numbers<'a> {
 /// Whether weights of this type are multiplied here.
 pub(super) fn serves(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Weights in f32, all of them at once: for gradients of inputs, whose networks are not run in order to save memory.
+pub(super) fn widened(w: &Tensor) -> Result<Tensor> {
+    // Detached: what is made of weights on the way back is no part of what is differentiated.
+    w.detach().to_dtype(DType::F32)
 }
 
 /// Fails for weights in half precision: training is in f32.

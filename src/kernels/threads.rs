@@ -53,19 +53,20 @@ pub fn on_this_thread<R>(f: impl FnOnce() -> R) -> R {
     result
 }
 
-fn alone() -> bool {
+/// Whether kernels called here stay on this thread: nothing is gained by giving others work.
+pub fn is_alone() -> bool {
     ALONE.get() || rayon::current_num_threads() == 1
 }
 
 /// What the matrix product may use.
 pub(super) fn parallelism() -> gemm::Parallelism {
-    if alone() { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) }
+    if is_alone() { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) }
 }
 
 /// Calls `f` once for each task, over the cores when there is more than one task and the thread is not alone.
 /// Every product inside `f` stays on its thread.
 pub(super) fn for_each<T: Send>(tasks: Vec<T>, f: impl Fn(T) + Sync) {
-    if alone() || tasks.len() == 1 {
+    if is_alone() || tasks.len() == 1 {
         tasks.into_iter().for_each(f);
     } else {
         tasks.into_par_iter().for_each(|task| on_this_thread(|| f(task)));

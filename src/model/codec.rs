@@ -1,11 +1,11 @@
 //! Pictures to the latents that a U-Net works on, and back: an autoencoder with its normalisation, or nothing at all.
 
-use super::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
+use super::autoencoder::{Moments, PatchAutoencoder, PatchAutoencoderConfig};
 use super::checkpoint::read_json;
 use super::taesd::{AutoencoderTiny, TinyConfig};
 use super::vae::{AutoencoderKl, VaeConfig};
 use crate::{Error, Result};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -146,6 +146,11 @@ impl Codec {
         })
     }
 
+    /// Whether latents are the pixels themselves.
+    pub fn is_pixels(&self) -> bool {
+        matches!(self, Self::Pixels)
+    }
+
     /// Pixels per latent, along one side.
     pub fn factor(&self) -> usize {
         match self {
@@ -199,6 +204,29 @@ impl Codec {
             Self::Tiny(model) => model.encode(pictures),
             Self::Pixels => Ok(pictures.clone()),
         }
+    }
+
+    /// Mean and log-variance of the Gaussian of latents (B, C, h, w), as the U-Net sees them, that the encoder gives for
+    /// pictures (B, 3, H, W) in [-1, 1]. None where it gives no Gaussian.
+    pub fn distribution(&self, pictures: &Tensor) -> Result<Option<Moments>> {
+        let x = pictures.to_dtype(self.dtype())?;
+        let (mean, log_variance, log_scales) = match self {
+            Self::Patch(model) => {
+                let Moments { mean, log_variance } = model.encode(&x)?;
+                let stds = model.config().latents_std.iter();
+                (model.normalise(&mean)?, log_variance, stds.map(|std| -2.0 * std.ln()).collect())
+            }
+            Self::Kl(model) => {
+                let Moments { mean, log_variance } = model.encode(&x)?;
+                let (scale, shift) = scale_and_shift(model.config());
+                (((mean - shift)? * scale)?, log_variance, vec![2.0 * scale.ln()])
+            }
+            Self::Tiny(_) | Self::Pixels => return Ok(None),
+        };
+        let log_scales = Tensor::new(log_scales, &Device::Cpu)?.reshape((1, (), 1, 1))?;
+        let log_scales = log_scales.to_dtype(mean.dtype())?.to_device(mean.device())?;
+        let log_variance = log_variance.broadcast_add(&log_scales)?;
+        Ok(Some(Moments { mean: mean.to_dtype(DType::F32)?, log_variance: log_variance.to_dtype(DType::F32)? }))
     }
 
     /// The inverse of [`Codec::encode`], as far as the autoencoder goes: about [-1, 1], not clipped.

@@ -66,7 +66,7 @@ fn words(text: &str) -> impl Iterator<Item = String> {
 pub(super) fn of(plan: &Plan, facts: &Facts, known: Option<&Words>) -> Vec<Notice> {
     let mut notices = Vec::new();
     let prompt = Prompt::parse(&plan.prompt);
-    if prompt.is_empty() {
+    if prompt.is_empty() && plan.task.is_generate() {
         notices.push(Notice::new("no_prompt", "There was no prompt, so the model drew what it liked."));
     }
     notices.extend(known.and_then(|known| unknown_words(&words_of(&prompt, plan), known)));

@@ -12,7 +12,7 @@ use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
 use crate::request::{ControlSetting, GenerateRequest, Plan, Preprocessor, Repaint, Start, control};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The PNG chunk that holds a receipt as JSON.
 const KEYWORD: &str = "limner";
@@ -78,6 +78,9 @@ pub struct Receipt {
     /// The embeddings that the prompts name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub embeddings: Vec<EmbeddingReceipt>,
+    /// The fields that say what was done, where it was not drawn by a sampler.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub task: BTreeMap<String, String>,
 }
 
 /// An adapter that a picture was drawn with.
@@ -145,12 +148,13 @@ impl Receipt {
             repaint,
             loras: model.adapters.iter().map(LoraReceipt::new).collect(),
             embeddings: added.hashes().into_iter().map(|(name, hash)| EmbeddingReceipt { name, hash }).collect(),
+            task: plan.task.typed().into_iter().map(|(field, value)| (field.to_owned(), value)).collect(),
         }
     }
 
     /// Whether pictures that are not in the file are needed to draw it again.
     pub fn needs_pictures(&self) -> bool {
-        self.strength.is_some() || !self.controls.is_empty() || self.ip_adapter.is_some()
+        self.strength.is_some() || !self.task.is_empty() || !self.controls.is_empty() || self.ip_adapter.is_some()
     }
 
     /// The receipt in a PNG file that this program wrote; none in any other file.
@@ -162,7 +166,7 @@ impl Receipt {
     /// needs that one (and its mask) beside it, and one that followed others needs those: see [`Receipt::needs_pictures`].
     pub fn request(&self) -> GenerateRequest {
         let [control, control_preprocessor] = control::typed(self.controls.iter().map(|control| &control.setting));
-        GenerateRequest {
+        let mut request = GenerateRequest {
             prompt: Some(self.prompt.clone()),
             negative_prompt: Some(self.negative_prompt.clone()),
             steps: Some(self.steps.to_string()),
@@ -184,7 +188,11 @@ impl Receipt {
             ip_adapter: self.ip_adapter.as_ref().map(|adapter| adapter.setting.to_string()),
             model: Some(self.model.clone()),
             ..self.strength.map(|_| self.repaint.request()).unwrap_or_default()
+        };
+        for (field, value) in &self.task {
+            request.set_text(field, value.clone());
         }
+        request
     }
 
     fn decoder(&self) -> Decoder {
@@ -379,6 +387,7 @@ mod tests {
             repaint: Repaint::default(),
             loras: Vec::new(),
             embeddings: Vec::new(),
+            task: BTreeMap::new(),
         };
         let settings = "Steps: 20, Sampler: DPM++ 2M, Schedule type: SGM Uniform, CFG scale: 7, \
                         Seed: 18446744073709551615, Size: 64x32, Model hash: 0123456789, Model: icons, RNG: NV, \

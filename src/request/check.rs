@@ -1,8 +1,9 @@
 //! From what was typed to a plan, field by field.
 
 use super::numbers::{real, whole};
-use super::plan::{Facts, MAX_COUNT, MAX_PROMPT_CHARS, MAX_SIDE, Plan};
+use super::plan::{Facts, MAX_COUNT, MAX_PROMPT_CHARS, MAX_SIDE, Plan, Start};
 use super::repaint::Repaint;
+use super::task::{Task, TaskKind};
 use super::{GenerateRequest, quoted};
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
@@ -35,19 +36,21 @@ pub(super) struct Checker {
 
 impl Checker {
     pub(super) fn plan(&mut self, request: &GenerateRequest, facts: &Facts) -> Plan {
-        let count = self.count("count", &request.count, 1, MAX_COUNT);
+        let kind = self.or_default("task", &request.task, TaskKind::Generate, TaskKind::read);
+        let count = self.count("count", &request.count, kind.count(), MAX_COUNT);
         let repaint = self.repaint(request, facts);
         let (width, height) = self.size(request, facts, count, &repaint);
         let prompt = self.prompt(request);
         let (prompt, loras) = self.loras(request, prompt, facts);
         let negative_prompt = self.text("negative_prompt", request.negative_prompt.as_deref().unwrap_or_default());
-        Plan {
+        let mut plan = Plan {
             embeddings: self.embeddings(&prompt, &negative_prompt, facts),
             loras,
             prompt,
             negative_prompt,
             steps: self.count("steps", &request.steps, facts.steps.clamp(1, facts.max_steps()), facts.max_steps()),
-            guidance: self.or_default("guidance", &request.guidance, facts.guidance, |f, t| real(f, t, GUIDANCE)),
+            guidance: self.or_default("guidance", &request.guidance, kind.guidance(facts), |f, t| real(f, t, GUIDANCE)),
+            task: self.task(kind, request, facts, (width, height)),
             guidance_rescale: self
                 .or_default("guidance_rescale", &request.guidance_rescale, 0.0, |f, t| real(f, t, 0.0..=1.0)),
             image_guidance: self
@@ -65,11 +68,19 @@ impl Checker {
             height,
             image_prompt: self.image_prompt(request, facts),
             controls: self.controls(request, facts, repaint.drawn((width, height))),
-            start: self.start(request, facts, repaint, (width, height), count),
+            start: match kind {
+                // Its file is noise, and no picture to start from.
+                TaskKind::Decode => Start::Noise,
+                _ => self.start(request, facts, repaint, (width, height), count),
+            },
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
             decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
             model: facts.name.clone(),
+        };
+        if let Task::Decode { noise, .. } = &plan.task {
+            (plan.width, plan.height) = (noise.shape[2] * facts.multiple_of, noise.shape[1] * facts.multiple_of);
         }
+        plan
     }
 
     /// The value, or `stand_in` with the error noted.
@@ -94,7 +105,7 @@ impl Checker {
         }
     }
 
-    fn count(&mut self, field: &str, typed: &Option<String>, default: usize, most: usize) -> usize {
+    pub(super) fn count(&mut self, field: &str, typed: &Option<String>, default: usize, most: usize) -> usize {
         self.or_default(field, typed, default, |f, t| whole(f, t, 1..=most as u64).map(|n| n as usize))
     }
 
@@ -112,7 +123,7 @@ impl Checker {
 
     /// Refuses NUL and excess length; takes out other control characters (but keeps line breaks and tabs) and blank
     /// ends, zero-width spaces among them.
-    fn text(&mut self, field: &str, text: &str) -> String {
+    pub(super) fn text(&mut self, field: &str, text: &str) -> String {
         if text.contains('\0') {
             self.errors.push(FieldError::new(field, "control_character", "contains a NUL character"));
         }
@@ -153,7 +164,7 @@ fn side(field: &str, typed: &str, multiple: usize) -> Result<usize, FieldError> 
     Err(FieldError::new(field, "multiple_of", message).range(multiple as f64, most as f64))
 }
 
-fn one_of<T: FromStr>(field: &str, typed: &str, names: &[&str]) -> Result<T, FieldError> {
+pub(super) fn one_of<T: FromStr>(field: &str, typed: &str, names: &[&str]) -> Result<T, FieldError> {
     typed.parse().map_err(|_| {
         let message = format!("must be one of {}, was {}", names.join(", "), quoted(typed));
         FieldError::new(field, "unknown_value", message)
@@ -197,7 +208,6 @@ fn random_seed() -> u64 {
 mod tests {
     use super::*;
     use crate::error::Error;
-    use crate::request::Start;
 
     fn facts() -> Facts {
         Facts::plain("tiny", (64, 64), 16)

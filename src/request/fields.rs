@@ -141,9 +141,28 @@ request! {
     control_preprocessor: Text,
     /// An IP-Adapter, `NAME[:WEIGHT[:START[:END]]]` as for `control`: a picture, in `ip_adapter_image`, as a prompt.
     ip_adapter: Text,
+    /// What is to be done: `generate` (which it is without this), or with a picture `likelihood`, `encode`, `decode`,
+    /// `edit`, `interpolate` or `rank`.
+    task: Text,
+    /// What the picture shows that is to be edited: it is taken apart under this, and put together under the prompt.
+    source_prompt: Text,
+    /// Captions to be ranked, one a line.
+    captions: Text,
+    /// What the solver of the flow may err by in a step, relative to the state.
+    tolerance: Number,
+    /// How many estimates of a likelihood are made, each with random numbers of its own.
+    draws: Number,
+    /// Probes of a divergence for each draw; 0 computes it exactly, at a cost that grows with the square of the pixels.
+    probes: Number,
+    /// Noise levels at which the evidence lower bound is computed, or captions are compared; 0 leaves the bound out.
+    levels: Number,
+    /// Whether to compute the density of the guided flow, which is no likelihood, where guidance is not 1.
+    guided_flow: Switch,
     ; // What follows are picture files.
     /// A picture to start from.
     image,
+    /// A second picture, to interpolate to.
+    image_2,
     /// A mask as large as that picture: white is repainted.
     mask,
     /// What the first ControlNet follows: a picture to find edges in, or edges, depths, scribbles as it knows them.

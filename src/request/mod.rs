@@ -15,6 +15,7 @@ mod parameters;
 mod plan;
 mod repaint;
 mod start;
+mod task;
 
 pub use axes::{AXES, Axis, Grid, MAX_CELLS};
 pub(crate) use check::check_prompt;
@@ -25,6 +26,7 @@ pub use plan::{
     Facts, MAX_COUNT, MAX_LORAS, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start,
 };
 pub use repaint::Repaint;
+pub use task::{Likelihood, MAX_CAPTIONS, Task};
 
 impl GenerateRequest {
     /// Sets a field that is typed as text. False when there is no such text field.

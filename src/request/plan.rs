@@ -4,6 +4,7 @@ use super::GenerateRequest;
 use super::check::Checker;
 use super::control::{self, Control};
 use super::repaint::Repaint;
+use super::task::Task;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
@@ -155,6 +156,8 @@ pub struct Plan {
     pub loras: Vec<Applied>,
     /// The embeddings that the prompts name.
     pub embeddings: Vec<Inversion>,
+    /// What is to be done.
+    pub task: Task,
 }
 
 impl Plan {
@@ -174,7 +177,7 @@ impl Plan {
             Start::Picture { strength, repaint, .. } => (Some(strength.to_string()), repaint.request()),
         };
         let [control, control_preprocessor] = control::typed(self.controls.iter().map(|control| &control.setting));
-        GenerateRequest {
+        let mut request = GenerateRequest {
             prompt: Some(self.prompt.clone()),
             negative_prompt: Some(self.negative_prompt.clone()),
             steps: Some(self.steps.to_string()),
@@ -196,7 +199,11 @@ impl Plan {
             ip_adapter: self.image_prompt.as_ref().map(|prompt| prompt.setting.to_string()),
             model: Some(self.model.clone()),
             ..repaint
+        };
+        for (field, value) in self.task.typed() {
+            request.set_text(field, value);
         }
+        request
     }
 
     /// The pixels that are drawn.

@@ -126,7 +126,7 @@ fn extended(picture: RgbImage, mask: Option<Mask>, repaint: Repaint, strength: f
 }
 
 /// `on` is what a form sends for a box that is ticked.
-fn switch(field: &str, typed: &str) -> Result<bool, FieldError> {
+pub(super) fn switch(field: &str, typed: &str) -> Result<bool, FieldError> {
     match typed {
         "true" | "on" | "1" => Ok(true),
         "false" | "off" | "0" => Ok(false),

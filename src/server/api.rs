@@ -22,6 +22,10 @@ pub(super) struct Answer {
     /// What a person should know about the pictures: a code and a message each.
     #[schema(value_type = Vec<Object>)]
     notices: Value,
+    /// What was found out, where the task asks something of a picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    report: Option<Value>,
     timings: Timings,
 }
 
@@ -88,7 +92,8 @@ fn answer(job: Job, files: &[Vec<u8>]) -> Answer {
         seed_text: seed_of(&image).to_string(),
         receipt: image.receipt,
     };
-    Answer { pictures: job.images.into_iter().zip(files).map(encode).collect(), notices: job.notices, timings }
+    let (notices, report) = (job.notices, job.report);
+    Answer { pictures: job.images.into_iter().zip(files).map(encode).collect(), notices, report, timings }
 }
 
 /// The seed in a picture's receipt.

@@ -48,6 +48,9 @@ pub(super) struct JobView {
     /// Why it failed: a code and a message.
     #[schema(value_type = Option<Object>)]
     error: Option<Failure>,
+    /// What it found out, where its task asks something of a picture.
+    #[schema(value_type = Option<Object>)]
+    report: Option<Value>,
     links: Links,
 }
 
@@ -108,6 +111,7 @@ pub(super) fn job(jobs: &Jobs, job: &Job) -> Result<JobView> {
         images: job.images.iter().map(image).collect(),
         notices: job.notices.clone(),
         error: job.error.clone(),
+        report: job.report.clone(),
         links: Links { events: format!("{own}/events"), page: format!("/jobs/{}", job.id), own },
     })
 }

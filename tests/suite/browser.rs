@@ -424,6 +424,7 @@ fn pages_have_no_serious_accessibility_fault() {
         "/history".to_owned(),
         compared,
         "/grid".to_owned(),
+        "/questions".to_owned(),
         "/models".to_owned(),
         grid,
         "/?steps=0".into(),

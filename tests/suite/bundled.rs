@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 use limner::image::RgbImage;
-use limner::pipeline::Pipeline;
+use limner::pipeline::{Pipeline, Report};
 use limner::request::{GenerateRequest, Plan};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -67,4 +67,22 @@ fn it_knows_every_word_of_its_contact_sheet() {
     }
     let codes: Vec<_> = pipeline().notices(&plan("zebroid apple", 0)).unwrap().iter().map(|n| n.code).collect();
     assert_eq!(codes, ["unknown_words"]);
+}
+
+/// Three pictures that it drew itself, each with its own caption among others.
+#[test]
+fn it_tells_which_caption_a_picture_was_drawn_for() {
+    let captions = ["red apple", "crying face", "green leaf"];
+    for (i, caption) in captions.into_iter().enumerate() {
+        let drawn = pipeline().generate(&plan(caption, 3), &mut |_| Ok(())).unwrap().remove(0);
+        let mut request = GenerateRequest { prompt: Some(String::new()), ..GenerateRequest::default() };
+        for (field, value) in [("task", "rank"), ("captions", &captions.join("\n")), ("levels", "40"), ("seed", "1")] {
+            request.set_text(field, value.to_owned());
+        }
+        request.set_file("image", drawn.to_png().unwrap());
+        let plan = Plan::new(&request, &pipeline().facts()).unwrap();
+        let Some(Report::Rank(found)) = pipeline().run(&plan, &mut |_| Ok(())).unwrap().report else { panic!("{i}") };
+        assert_eq!(found.captions[0].caption, caption, "{found:?}");
+        assert!(found.captions[1].behind > 2.0 * found.captions[1].standard_error, "{found:?}");
+    }
 }

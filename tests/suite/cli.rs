@@ -184,3 +184,53 @@ fn a_server_starts_says_where_and_ends_on_a_signal() {
     Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
     assert_eq!(server.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_likelihood_is_json_with_the_keys_that_programs_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = RgbImage::from_fn(32, 32, |x, y| image::Rgb([(x * 8) as u8, (y * 8) as u8, 90]));
+    fs::write(folder.path().join("a.png"), encode_png(&picture, &[]).unwrap()).unwrap();
+    let ask = |arguments: &[&str]| {
+        let usual = ["--seed", "1", "--tolerance", "0.01", "--levels", "5", "--draws", "2"];
+        limner(&["likelihood", "a.png"]).args(usual).args(arguments).current_dir(folder.path()).output().unwrap()
+    };
+    let output = ask(&["--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(answer["bits_per_dim"].is_f64() && answer["standard_error"].is_f64() && answer["evaluations"].is_u64());
+    let text = String::from_utf8(ask(&[]).stdout).unwrap();
+    let bits = format!("{:.4}", answer["bits_per_dim"].as_f64().unwrap());
+    assert!(
+        text.starts_with(&bits) && text.contains("bits per dimension: the density of the picture's latents"),
+        "{text}"
+    );
+    let refused = ask(&["--guidance", "4"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("--guidance must be 1"), "{}", stderr(&refused));
+    assert!(ask(&["--guidance", "4", "--guided-flow"]).status.success());
+}
+
+#[test]
+fn a_picture_goes_to_noise_and_comes_back_and_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, shade) in [("a.png", 60), ("b.png", 220)] {
+        let picture = RgbImage::from_fn(32, 32, |x, y| image::Rgb([(x * 8) as u8, (y * 8) as u8, shade]));
+        fs::write(folder.path().join(name), encode_png(&picture, &[]).unwrap()).unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let usual = ["--tolerance", "0.01", "--prompt", "red"];
+        let output = limner(arguments).args(usual).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(run(&["encode", "a.png", "-o", "noise.png"]), "noise.png\n");
+    assert_eq!(run(&["decode", "noise.png", "-o", "back.png"]), "back.png\n");
+    assert_eq!(run(&["edit", "a.png", "--source-prompt", "blue", "-o", "c.png"]), "c.png\n");
+    assert_eq!(run(&["interpolate", "a.png", "b.png", "--frames", "3", "-o", "w.png"]), "w-1.png\nw-2.png\n");
+    let files = ["noise.png", "back.png", "c.png", "w-1.png", "w-2.png"];
+    assert!(files.iter().all(|file| folder.path().join(file).is_file()));
+    let ranked =
+        limner(&["rank", "a.png", "red", "blue", "--levels", "5"]).current_dir(folder.path()).output().unwrap();
+    let text = String::from_utf8(ranked.stdout).unwrap();
+    assert!(text.lines().count() == 2 && text.contains("nats behind"), "{text}");
+}

@@ -371,7 +371,7 @@ async fn a_model_is_replaced_between_two_jobs() {
     fs::remove_dir_all(place.path().join("a")).unwrap();
     let (status, problem) = generate(&routes, &body).await;
     assert_eq!((status, &problem["errors"][0]["code"]), (422, &json!("unusable_model")), "{problem}");
-    for page in ["/", "/models", "/history", "/grid"] {
+    for page in ["/", "/models", "/history", "/grid", "/questions"] {
         assert_eq!(routes.clone().oneshot(get(page)).await.unwrap().status().as_u16(), 200, "{page}");
     }
     assert_eq!(generate(&routes, &json!({ "prompt": "x", "steps": 1, "model": "b" })).await.0, 200);

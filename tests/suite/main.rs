@@ -29,6 +29,7 @@ mod prompts;
 mod pulls;
 mod repaint;
 mod taesd;
+mod tasks;
 mod tiny_model;
 mod tokenizer;
 mod vae;

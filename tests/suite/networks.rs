@@ -1,6 +1,7 @@
 //! The text encoder and the U-Net: laws they keep, and the numbers of transformers and diffusers.
 
 pub(crate) mod formula;
+mod gradients;
 
 use candle_core::{DType, Device, Tensor};
 use formula::{Formula, input};

@@ -6,6 +6,7 @@ use crate::ip_adapter;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use limner::diffusion::noise::Philox;
+use limner::diffusion::schedule::{Betas, NoiseSchedule};
 use limner::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use limner::model::clip::{ClipTextConfig, ClipTextModel};
 use limner::model::clip_vision::{ClipVisionConfig, ClipVisionModel};
@@ -48,6 +49,35 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
 /// The folder, called `tiny`.
 pub(crate) fn path() -> PathBuf {
     FOLDER.clone()
+}
+
+/// The same without an autoencoder, called `tiny-pixels`: pictures of 8 x 8 pixels.
+static PIXELS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let model = FOLDER.with_file_name("tiny-pixels");
+    let _ = fs::remove_dir_all(&model);
+    for part in ["text_encoder", "tokenizer"] {
+        fs::create_dir_all(model.join(part)).unwrap();
+        for file in fs::read_dir(FOLDER.join(part)).unwrap().map(Result::unwrap) {
+            fs::copy(file.path(), model.join(part).join(file.file_name())).unwrap();
+        }
+    }
+    let config = UNetConfig { sample_size: 8, in_channels: 3, out_channels: 3, ..unet() };
+    write_network(&model.join("unet"), "diffusion_pytorch_model", &serde_json::to_value(&config).unwrap(), |vb| {
+        drop(UNet2DConditionModel::new(&config, vb).unwrap());
+    });
+    let schedule = NoiseSchedule::new(Betas::LogLinear { low: 0.05, high: 20.0 }, 100, false).unwrap();
+    write_json(
+        &model.join("scheduler/scheduler_config.json"),
+        &json!({ "trained_betas": schedule.rates(), "num_train_timesteps": 100, "prediction_type": "v_prediction" }),
+    );
+    let mut index: Value = serde_json::from_slice(&fs::read(FOLDER.join("model_index.json")).unwrap()).unwrap();
+    index["vae"] = json!([null, null]);
+    write_json(&model.join("model_index.json"), &index);
+    model
+});
+
+pub(crate) fn pixels() -> PathBuf {
+    PIXELS.clone()
 }
 
 fn write_json(path: &Path, value: &Value) {

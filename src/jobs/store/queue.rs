@@ -1,6 +1,6 @@
 //! From acceptance to the end of a job. Each function is one transaction.
 
-use super::{Claimed, Failure, Id, Image, Inserted, MOST_ATTEMPTS, NewJob, State, Store, Waiting};
+use super::{Claimed, Failure, Id, Inserted, MOST_ATTEMPTS, Made, NewJob, State, Store, Waiting};
 use super::{fault, id, now, request};
 use crate::Result;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
@@ -64,17 +64,17 @@ impl Store {
     }
 
     /// Ends an attempt with pictures. False when the job is not this attempt's any more: then nothing is stored.
-    pub(in crate::jobs) fn finish(&self, job: &Id, attempt: u32, images: &[Image], notices: &str) -> Result<bool> {
+    pub(in crate::jobs) fn finish(&self, job: &Id, attempt: u32, made: &Made) -> Result<bool> {
         self.write(|tx| {
             let ended = tx.execute(
-                "UPDATE jobs SET state = 'done', ended_at = ?3, notices = ?4
+                "UPDATE jobs SET state = 'done', ended_at = ?3, notices = ?4, report = ?5
                  WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
-                params![job.as_str(), attempt, now(), notices],
+                params![job.as_str(), attempt, now(), made.notices, made.report],
             )?;
             if ended == 0 {
                 return Ok(false);
             }
-            for (place, image) in images.iter().enumerate() {
+            for (place, image) in made.images.iter().enumerate() {
                 tx.execute(
                     "INSERT INTO images (id, job, place, width, height, receipt) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     params![

@@ -21,8 +21,43 @@ fn named(request: &GenerateRequest) -> impl Iterator<Item = (&'static str, &str)
     FIELDS.into_iter().map(|field| (field, request.text(field))).filter(worth)
 }
 
-/// `limner generate ...`. The files of `uploads` have to be named by the user.
+/// Fields that subcommands for tasks take as flags, with what they call them.
+const TASK_FLAGS: [(&str, &str); 11] = [
+    ("prompt", "prompt"),
+    ("source_prompt", "source-prompt"),
+    ("guidance", "guidance"),
+    ("width", "width"),
+    ("height", "height"),
+    ("seed", "seed"),
+    ("strength", "strength"),
+    ("tolerance", "tolerance"),
+    ("draws", "draws"),
+    ("probes", "probes"),
+    ("model", "model"),
+];
+
+/// `limner TASK ...`.
+fn limner_task(request: &GenerateRequest) -> String {
+    let task = request.text("task");
+    let mut words = vec![format!("limner {task} PICTURE")];
+    if task == "interpolate" {
+        words.push(format!("OTHER --frames {}", quoted(request.text("count"))));
+    }
+    let applies = |field: &str| field != "strength" || task == "edit";
+    for (field, flag) in TASK_FLAGS.into_iter().filter(|(field, _)| applies(field)) {
+        let text = request.text(field);
+        if !text.is_empty() {
+            words.push(format!("--{flag} {}", quoted(text)));
+        }
+    }
+    words.join(" ")
+}
+
+/// `limner generate ...`, or what else the request's task is. The files of `uploads` have to be named by the user.
 pub(super) fn limner(request: &GenerateRequest, uploads: &[String]) -> String {
+    if !request.text("task").is_empty() {
+        return limner_task(request);
+    }
     let mut words = vec!["limner generate".to_owned(), quoted(request.text("prompt"))];
     for (field, text) in named(request).filter(|(field, _)| *field != "prompt") {
         words.push(format!("--{} {}", field.replace('_', "-"), quoted(text)));
@@ -72,6 +107,11 @@ mod tests {
             limner(&request(), &["control_image".into(), "image".into()]),
             r"limner generate 'it'\''s $HOME' --steps 20 --seed 7 --control-image PICTURE --init-image PICTURE"
         );
+        let mut edit = request();
+        edit.set_text("task", "edit".to_owned());
+        edit.set_text("source_prompt", "a cat".to_owned());
+        let expected = r"limner edit PICTURE --prompt 'it'\''s $HOME' --source-prompt 'a cat' --seed 7";
+        assert_eq!(limner(&edit, &["image".into()]), expected);
         let curl = curl(&request(), "http://localhost:1", "a b.png", &[]);
         assert!(curl.contains(r#"-d '{"prompt":"it'\''s $HOME","seed":"7","steps":"20"}' -o 'a b.png'"#), "{curl}");
     }

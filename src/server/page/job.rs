@@ -3,6 +3,7 @@
 use super::super::api::seed_of;
 use super::super::jobs::Known;
 use super::super::{App, Problem, jobs};
+use super::found::Found;
 use super::words::{about, ordinal, slug};
 use super::{commands, redirect, trouble};
 use crate::jobs::{Failure, Id, Image, Job, Jobs, State};
@@ -29,6 +30,8 @@ pub(super) struct Panel {
     pub(super) error: Option<Failure>,
     /// Settings by name, as in the receipt of the first picture.
     pub(super) settings: Vec<(String, String)>,
+    /// What it found out.
+    pub(super) found: Option<Found>,
     /// A picture that was deleted just now.
     pub(super) deleted: Option<Id>,
 }
@@ -59,6 +62,9 @@ impl Panel {
                 let left = step.map(|step| format!(", {} left", about(step.eta_seconds))).unwrap_or_default();
                 format!("step {done} of {steps}{left}")
             }
+            State::Done if job.report.is_some() => {
+                format!("found in {:.1} s", job.ended_at.zip(job.started_at).map_or(0.0, seconds))
+            }
             State::Done => format!("drawn in {:.1} s", job.ended_at.zip(job.started_at).map_or(0.0, seconds)),
             State::Failed => "failed".to_owned(),
             State::Cancelled => "stopped".to_owned(),
@@ -74,6 +80,7 @@ impl Panel {
             pictures: job.images.iter().map(|image| shown(&job, image, origin)).collect(),
             notices: notices(&job.notices),
             settings: job.images.first().map(|image| settings(&image.receipt)).unwrap_or_default(),
+            found: job.report.as_ref().and_then(Found::new),
             error: job.error,
             deleted,
             id: job.id,

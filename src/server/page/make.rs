@@ -111,7 +111,7 @@ pub(super) async fn submit(State(app): State<App>, request: Request) -> Response
     }
 }
 
-fn problem_status(error: &Error) -> StatusCode {
+pub(super) fn problem_status(error: &Error) -> StatusCode {
     match error {
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -121,7 +121,12 @@ fn problem_status(error: &Error) -> StatusCode {
 }
 
 /// Puts in the files that the form names and does not carry: a finished picture, or those of an earlier job.
-async fn take_files(app: &App, form: &mut GenerateRequest, start: Option<Id>, job: Option<Id>) -> Result<()> {
+pub(super) async fn take_files(
+    app: &App,
+    form: &mut GenerateRequest,
+    start: Option<Id>,
+    job: Option<Id>,
+) -> Result<()> {
     if start.is_none() && job.is_none() {
         return Ok(());
     }
@@ -157,7 +162,7 @@ fn put_in(form: &mut GenerateRequest, taken: Uploads) {
 }
 
 /// A form that is sent twice is one job. Sent again with other settings (after "back"), it is another.
-async fn accept(app: &App, form: &GenerateRequest, extras: &Extras) -> Result<Id> {
+pub(super) async fn accept(app: &App, form: &GenerateRequest, extras: &Extras) -> Result<Id> {
     let key = extras.get("form_id").and_then(|id| Id::parse(id)).map(|id| format!("form-{id}"));
     match app.submit(form.clone(), key).await {
         Err(Error::Invalid(errors)) if errors.iter().any(|error| error.code == "key_reused") => {

@@ -4,12 +4,14 @@ mod commands;
 mod compare;
 mod docs;
 mod form;
+mod found;
 mod grid;
 mod history;
 mod job;
 mod make;
 mod models;
 mod picture;
+mod questions;
 mod words;
 
 pub(super) use docs::docs;
@@ -60,6 +62,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/pictures/{id}/{change}", post(picture::change))
         .route("/history", get(history::show))
         .route("/compare", get(compare::show))
+        .route("/questions", get(questions::show).post(questions::submit))
         .route("/models", get(models::show).post(models::pull))
         .route("/pulls/{id}/cancel", post(models::cancel))
         .route("/models/{name}/{change}", post(models::change))

@@ -2,9 +2,12 @@
 
 mod analytic;
 mod convergence;
+mod elbo;
+mod flow;
 mod guidance;
 mod identities;
 mod inpaint;
+mod likelihood;
 mod loss;
 mod moments;
 mod noise;

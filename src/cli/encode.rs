@@ -1,0 +1,28 @@
+//! `limner encode`: a picture to its noise.
+
+use super::about::Shared;
+use super::generate::check_output;
+use crate::error::Result;
+use std::path::PathBuf;
+
+/// Arguments of `limner encode`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The picture (PNG, JPEG or WebP)
+    file: PathBuf,
+    /// Where the noise goes: a PNG that shows it and has its numbers beside the pixels
+    #[arg(long, short, value_name = "FILE", default_value = "noise.png")]
+    output: PathBuf,
+    /// What the solver may err by in a step, relative to the state [default: 0.0001]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    tolerance: Option<String>,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    check_output(&args.output)?;
+    let mut request = args.shared.request("encode", &args.file)?;
+    request.tolerance.clone_from(&args.tolerance);
+    args.shared.finish(&args.shared.outcome(&request)?, &args.output)
+}

@@ -1,0 +1,35 @@
+//! `limner interpolate`: from one picture to another.
+
+use super::about::Shared;
+use super::generate::{check_output, read_file};
+use crate::error::Result;
+use std::path::PathBuf;
+
+/// Arguments of `limner interpolate`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to begin (PNG, JPEG or WebP)
+    file: PathBuf,
+    /// Where to go
+    to: PathBuf,
+    /// Where it goes: of way.png, way-1.png is the animation (APNG) and way-2.png a strip of its frames
+    #[arg(long, short, value_name = "FILE", default_value = "way.png")]
+    output: PathBuf,
+    /// Frames, both ends among them [default: 8]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    frames: Option<String>,
+    /// What the solver may err by in a step, relative to the state [default: 0.0001]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    tolerance: Option<String>,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    check_output(&args.output)?;
+    let mut request = args.shared.request("interpolate", &args.file)?;
+    request.image_2 = Some(read_file("to", &args.to)?);
+    request.count.clone_from(&args.frames);
+    request.tolerance.clone_from(&args.tolerance);
+    args.shared.finish(&args.shared.outcome(&request)?, &args.output)
+}

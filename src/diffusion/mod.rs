@@ -5,6 +5,7 @@
 //! * [`noise`]: seeded Gaussian sources, one stream per picture.
 //! * [`denoiser`]: the one trait, and the adapter that makes a network a denoiser and trains it.
 //! * [`guidance`], [`inpaint`] and [`scheduled`]: denoisers around denoisers.
+//! * [`inverse`]: pictures from measurements, such as a grey, a small or a blurred one.
 //! * [`jacobian`]: products with a denoiser's gradients; [`elbo`] and [`likelihood`] what a picture costs in bits.
 //! * [`sampler`]: from noise to a picture, one algorithm per file.
 //!
@@ -15,6 +16,7 @@ pub mod denoiser;
 pub mod elbo;
 pub mod guidance;
 pub mod inpaint;
+pub mod inverse;
 pub mod jacobian;
 pub mod noise;
 pub mod sampler;

@@ -112,12 +112,14 @@ fn moments(values: &[f64]) -> (f64, f64) {
 fn rate_and_distortion_are_the_bound_read_from_above() -> Result<()> {
     let chain = Chain::of(&linear(1000), 40, ReverseVariance::FixedLarge)?;
     let mut noise = SeededNoise::new(NoiseKind::Philox, &[1]);
-    let picture = Tensor::from_vec((0..256).map(|i| f64::from(i) / 127.5 - 1.0).collect(), (1, 1, 16, 16), &Device::Cpu)?;
+    let picture =
+        Tensor::from_vec((0..256).map(|i| f64::from(i) / 127.5 - 1.0).collect(), (1, 1, 16, 16), &Device::Cpu)?;
     let mut heard = Vec::new();
-    let found = elbo(&Gaussian { mean: 0.0, variance: 0.3 }, &chain, &picture, Values::Bytes, &mut noise, &mut |n, _| {
-        heard.push(n);
-        Ok(())
-    })?;
+    let found =
+        elbo(&Gaussian { mean: 0.0, variance: 0.3 }, &chain, &picture, Values::Bytes, &mut noise, &mut |n, _| {
+            heard.push(n);
+            Ok(())
+        })?;
     let curve = found.rate_distortion();
     assert_eq!((curve.len(), heard), (40, (1..=40).collect::<Vec<_>>()));
     assert!(curve.windows(2).all(|p| p[0].sigma > p[1].sigma && p[0].rate <= p[1].rate), "{curve:?}");

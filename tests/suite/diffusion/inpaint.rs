@@ -11,15 +11,15 @@ use limner::diffusion::sampler::{Sampler, Variance};
 use limner::diffusion::schedule::{Betas, NoiseSchedule, Spacing};
 
 /// Two pixels of unit variance with correlation .9, and their reverse steps' optimal variance.
-struct Correlated {
-    sigmas: Vec<f64>,
+pub(super) struct Correlated {
+    pub(super) sigmas: Vec<f64>,
 }
 
 const RHO: f64 = 0.9;
 
 impl Correlated {
     /// The gain `C (C + s^2)^-1`: what a pixel's estimate takes from itself and from the other.
-    fn gain(sigma: f64) -> (f64, f64) {
+    pub(super) fn gain(sigma: f64) -> (f64, f64) {
         let share = |eigenvalue: f64| eigenvalue / (eigenvalue + sigma * sigma);
         let (sum, difference) = (share(1.0 + RHO), share(1.0 - RHO));
         ((sum + difference) / 2.0, (sum - difference) / 2.0)
@@ -47,7 +47,7 @@ impl Denoiser for Correlated {
     }
 }
 
-fn pixels(rows: &[[f64; 2]]) -> Tensor {
+pub(super) fn pixels(rows: &[[f64; 2]]) -> Tensor {
     Tensor::from_vec(rows.concat(), (rows.len(), 1, 1, 2), &Device::Cpu).unwrap()
 }
 

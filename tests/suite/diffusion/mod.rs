@@ -6,6 +6,7 @@ mod elbo;
 mod guidance;
 mod identities;
 mod inpaint;
+mod inverse;
 mod loss;
 mod moments;
 mod noise;

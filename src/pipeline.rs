@@ -201,7 +201,7 @@ impl Pipeline {
             None => Ok(Box::new(drawn)),
             Some((latents, canvas)) => {
                 let mask = canvas.mask().to_latents(self.model.codec.factor(), &self.device)?;
-                Ok(Box::new(Inpaint::new(drawn, latents, &mask, fresh)?))
+                Ok(Box::new(Inpaint::new(drawn, latents, &mask, fresh)))
             }
         }
     }

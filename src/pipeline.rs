@@ -31,6 +31,7 @@ pub use text::{TokenCount, count_tokens};
 
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::flow::Effort;
 use crate::diffusion::inpaint::Inpaint;
 use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
 use crate::diffusion::scheduled::Scheduled;
@@ -202,9 +203,9 @@ impl Pipeline {
         let told = Told::new(&model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
         let told = told.with(guides.clone());
         let draw = |k| {
-            let pixels = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
+            let (pixels, effort) = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
             let receipt = Receipt::new(plan, plan.seed_of(k), &model, &added, &guides);
-            Ok(Picture::still(pixels, receipt))
+            Ok(Picture::still(pixels, Receipt { effort, ..receipt }))
         };
         (0..plan.count).map(draw).collect()
     }
@@ -226,22 +227,24 @@ impl Pipeline {
         known: Option<&Known<'_>>,
         sigmas: &[f64],
         on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
-    ) -> Result<RgbImage> {
+    ) -> Result<(RgbImage, Option<Effort>)> {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
         let x = start(known, &fresh, sigmas, plan.noise)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
         let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?, step));
         let denoiser = self.held(drawn, known, &fresh)?;
+        let mut effort = None;
         let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
+            effort = step.effort;
             let estimate = Some(Estimate { model: &self.model, latents: step.denoised, canvas });
             let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
             on_step(&Progress { picture, pictures, step: done, steps, sigma: step.sigma, estimate })
         })?;
         let pixels = image::from_tensor(&self.model.decode(&latents, plan.decoder)?)?;
         match canvas {
-            None => Ok(pixels),
-            Some(canvas) => canvas.finish(pixels),
+            None => Ok((pixels, effort)),
+            Some(canvas) => Ok((canvas.finish(pixels)?, effort)),
         }
     }
 
@@ -258,7 +261,7 @@ impl Pipeline {
             None => Ok(Box::new(drawn)),
             Some((latents, canvas)) => {
                 let mask = canvas.mask().to_latents(self.model.codec.factor(), &self.device)?;
-                Ok(Box::new(Inpaint::new(drawn, latents, &mask, fresh)?))
+                Ok(Box::new(Inpaint::new(drawn, latents, &mask, fresh)))
             }
         }
     }

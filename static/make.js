@@ -80,6 +80,16 @@ async function chosen() {
 }
 field("model").addEventListener("input", chosen);
 
+// A sampler's settings are its own: another one has others, or none.
+const settings = field("sampler_settings"), sampler = field("sampler");
+function settled() {
+  const { settings: known } = sampler.selectedOptions[0].dataset;
+  settings.placeholder = known ?? "settings, such as eta=0.5";
+  settings.hidden = known === "";
+}
+sampler.addEventListener("input", () => { settings.value = ""; settled(); });
+settled();
+
 // The seed: a random one each time, or the one of the picture shown.
 const seed = field("seed");
 const shownSeed = () => document.querySelector("#result [data-seed]")?.dataset.seed;

@@ -33,7 +33,7 @@ impl Course {
 }
 
 /// What following the flow took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Effort {
     /// Evaluations of the network.
     pub evaluations: usize,

@@ -5,6 +5,7 @@
 //! * [`noise`]: seeded Gaussian sources, one stream per picture.
 //! * [`denoiser`]: the one trait, and the adapter that makes a network a denoiser and trains it.
 //! * [`guidance`], [`inpaint`] and [`scheduled`]: denoisers around denoisers.
+//! * [`inverse`]: pictures from measurements, such as a grey, a small or a blurred one.
 //! * [`jacobian`]: products with a denoiser's gradients; [`elbo`] and [`likelihood`]: what a picture costs in bits.
 //! * [`flow`]: pictures to their noise and back; [`interpolate`]: between two noises; [`rank`]: which denoiser fits.
 //! * [`sampler`]: from noise to a picture, one algorithm per file.
@@ -18,6 +19,7 @@ pub mod flow;
 pub mod guidance;
 pub mod inpaint;
 pub mod interpolate;
+pub mod inverse;
 pub mod jacobian;
 pub mod likelihood;
 pub mod noise;
@@ -25,6 +27,7 @@ pub mod rank;
 pub mod sampler;
 pub mod schedule;
 pub mod scheduled;
+pub(crate) mod settings;
 
 #[cfg(test)]
 mod test_support;

@@ -2,6 +2,7 @@
 
 use super::controls::Guides;
 use super::vocabulary::Added;
+use crate::diffusion::flow::Effort;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
@@ -58,6 +59,9 @@ pub struct Receipt {
     /// The first ten digits of a SHA-256 over the tiny decoder's weights, where the picture was drawn with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiny_decoder: Option<String>,
+    /// What an adaptive sampler took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<Effort>,
     /// The ControlNets whose pictures it followed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub controls: Vec<Controlled>,
@@ -140,6 +144,7 @@ impl Receipt {
             width: plan.width,
             height: plan.height,
             noise: plan.noise,
+            effort: None,
             tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash().to_owned()),
             controls: guides.controls(),
             ip_adapter: guides.prompt(),
@@ -244,6 +249,10 @@ impl Receipt {
             ("Model hash", self.model_hash.clone()),
             ("Model", self.model.clone()),
         ];
+        // Whatever stands in brackets behind the sampler's name.
+        let sampler = self.sampler.to_string();
+        let settings = sampler.split_once('(').and_then(|(_, settings)| settings.strip_suffix(')'));
+        pairs.extend(settings.map(|settings| ("Sampler settings", settings.to_owned())));
         pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
         pairs.extend(self.image_guidance.map(|scale| ("Image CFG scale", scale.to_string())));
         pairs.extend(self.clip_skip.map(|skip| ("Clip skip", skip.to_string())));
@@ -342,6 +351,10 @@ fn sampler_title(sampler: Sampler) -> &'static str {
         Sampler::Deis { .. } => "DEIS",
         Sampler::Pndm => "PLMS",
         Sampler::Restart { .. } => "Restart",
+        Sampler::Dopri5 { .. } => "DOPRI5",
+        Sampler::PredictorCorrector { method } if method.corrector_steps == 0 => "Reverse SDE",
+        Sampler::PredictorCorrector { .. } => "PC",
+        Sampler::Langevin { .. } => "Langevin",
         Sampler::Lcm => "LCM",
     }
 }
@@ -380,6 +393,7 @@ mod tests {
             height: 32,
             noise: NoiseKind::Philox,
             tiny_decoder: None,
+            effort: None,
             controls: Vec::new(),
             ip_adapter: None,
             strength: None,

@@ -43,7 +43,7 @@ impl Axis {
             FieldError::new(name, "unknown_value", format!("must vary one of {names}"))
         })?;
         let mut found = Vec::new();
-        for value in values.split(',').map(str::trim).filter(|value| !value.is_empty()) {
+        for value in parts(values).into_iter().map(str::trim).filter(|value| !value.is_empty()) {
             match range(value).filter(|_| ["steps", "seed"].contains(&field)) {
                 Some((first, last)) => found.extend((first..=last).take(MAX_CELLS + 1).map(|n| n.to_string())),
                 None => found.push(value.to_owned()),
@@ -130,6 +130,24 @@ impl Grid {
     }
 }
 
+/// What commas separate; those in brackets separate a sampler's settings.
+fn parts(values: &str) -> Vec<&str> {
+    let (mut depth, mut begin, mut parts) = (0usize, 0, Vec::new());
+    for (at, character) in values.char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&values[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&values[begin..]);
+    parts
+}
+
 /// The first and the last number of `3-7`.
 fn range(text: &str) -> Option<(u64, u64)> {
     let (first, last) = text.split_once('-')?;
@@ -159,6 +177,13 @@ mod tests {
         assert_eq!(found[..3], [pair("red apple", "5"), pair("red apple", "8"), pair("red apple", "9")]);
         assert_eq!(found[3..], [pair("green apple", "5"), pair("green apple", "8"), pair("green apple", "9")]);
         assert_eq!(grid.across.labels(), ["steps 5", "steps 8", "steps 9"]);
+        Ok(())
+    }
+
+    #[test]
+    fn commas_in_brackets_belong_to_a_value() -> Result<(), FieldError> {
+        let grid = grid(("sampler", "euler, pc(snr=0.1, corrector_steps=2),ddim(eta=1)"), None)?;
+        assert_eq!(grid.across.labels(), ["euler", "pc(snr=0.1, corrector_steps=2)", "ddim(eta=1)"]);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use super::plan::{Facts, MAX_COUNT, MAX_PROMPT_CHARS, MAX_SIDE, Plan, Start};
 use super::repaint::Repaint;
 use super::task::{Task, TaskKind};
 use super::{GenerateRequest, quoted};
+use crate::Error;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
@@ -58,8 +59,7 @@ impl Checker {
             clip_skip: self.or_default("clip_skip", &request.clip_skip, None, |f, t| {
                 whole(f, t, 1..=facts.text_layers as u64).map(|n| Some(n as usize))
             }),
-            sampler: self
-                .or_default("sampler", &request.sampler, facts.sampler, |f, t| one_of(f, t, &Sampler::names())),
+            sampler: self.or_default("sampler", &request.sampler, facts.sampler, sampler),
             schedule: self
                 .or_default("schedule", &request.schedule, facts.schedule, |f, t| one_of(f, t, &Spacing::names())),
             seed: self.seed(&request.seed),
@@ -168,6 +168,18 @@ pub(super) fn one_of<T: FromStr>(field: &str, typed: &str, names: &[&str]) -> Re
     typed.parse().map_err(|_| {
         let message = format!("must be one of {}, was {}", names.join(", "), quoted(typed));
         FieldError::new(field, "unknown_value", message)
+    })
+}
+
+/// A sampler with its settings, whose errors are those of this field.
+fn sampler(field: &str, typed: &str) -> Result<Sampler, FieldError> {
+    let of_field = |error: FieldError| match error.field.as_str() {
+        "sampler" => FieldError { field: field.to_owned(), ..error },
+        setting => FieldError { message: format!("{setting} {}", error.message), field: field.to_owned(), ..error },
+    };
+    typed.parse().map_err(|error| match error {
+        Error::Invalid(errors) if !errors.is_empty() => of_field(errors[0].clone()),
+        error => FieldError::new(field, "unknown_value", error.to_string()),
     })
 }
 

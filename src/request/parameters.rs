@@ -72,6 +72,7 @@ impl Parameters {
                 is_whole(width) && is_whole(height) && self.set("width", width) && self.set("height", height)
             }),
             "Sampler" => self.set_sampler(value),
+            "Sampler settings" => self.set_sampler_settings(value),
             // The sampler's own, which is what an empty field means.
             "Schedule type" if value == "Automatic" => true,
             "Schedule type" => schedule(value).is_some_and(|spacing| self.set("schedule", spacing.name())),
@@ -115,6 +116,12 @@ impl Parameters {
         both.is_some_and(|(sampler, spacing)| {
             self.set("sampler", sampler.name()) && self.set("schedule", spacing.name())
         })
+    }
+
+    /// They stand behind the sampler.
+    fn set_sampler_settings(&mut self, settings: &str) -> bool {
+        let sampler = format!("{}({settings})", self.request.text("sampler"));
+        sampler.parse::<Sampler>().is_ok() && self.set("sampler", sampler)
     }
 
     /// With a second pass at a larger size, which we do not have, the strength was that pass's.
@@ -303,6 +310,7 @@ mod tests {
             (controls, ip_adapter) in (proptest::collection::vec(controls(), 0..4), option::of(controls())),
             names in proptest::collection::vec("[a-z \"()\\\\é]{1,9}", 0..3),
         ) -> Receipt {
+            let sampler = if seed % 2 == 0 { sampler } else { Sampler::Ddim { eta: 0.25 } };
             let hash = || "0123456789".to_owned();
             let lora = |name: &String| LoraReceipt { name: name.clone(), text: 1.0, unet: 0.5, hash: hash() };
             let embedding = |name: &String| EmbeddingReceipt { name: name.clone(), hash: hash() };
@@ -313,7 +321,7 @@ mod tests {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
                 guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, ip_adapter, strength,
                 masked, repaint, loras, embeddings,
-                task: std::collections::BTreeMap::new(),
+                task: std::collections::BTreeMap::new(), effort: None,
             }
         }
     }

@@ -66,11 +66,23 @@ async fn read_parts(mut parts: Multipart) -> Result<(GenerateRequest, Extras), P
     for _ in 0..MAX_PARTS {
         match parts.next_field().await.map_err(|error| refused_part(&error))? {
             Some(part) => read_part(part, &mut form, &mut extras).await?,
-            None => return Ok((form, extras)),
+            None => {
+                join_settings(&mut form, &mut extras);
+                return Ok((form, extras));
+            }
         }
     }
     let detail = format!("A form may have at most {MAX_PARTS} parts.");
     Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_parts", detail))
+}
+
+/// A form has a sampler's settings in a field of their own; they go behind its name, as everywhere else.
+fn join_settings(form: &mut GenerateRequest, extras: &mut Extras) {
+    let settings = extras.remove("sampler_settings").unwrap_or_default();
+    if !settings.trim().is_empty() {
+        let sampler = format!("{}({})", form.text("sampler").trim(), settings.trim());
+        form.set_text("sampler", sampler);
+    }
 }
 
 async fn read_part(part: Field<'_>, form: &mut GenerateRequest, extras: &mut Extras) -> Result<(), Problem> {

@@ -49,7 +49,7 @@ pub(crate) fn run(
         done += rungs.end() - rungs.start();
         sampler.walk(denoiser, x, &sigmas[rungs], noise, on_step, Some(part))
     };
-    for Stretch { rungs, times } in stretches {
+    for Stretch { rungs, times } in stretches.iter().filter(|stretch| stretch.times > 1) {
         let (high, low) = (sigmas[*rungs.start()], sigmas[*rungs.end()]);
         x = walk(x, at..=*rungs.start(), noise)?;
         x = walk(x, rungs.clone(), noise)?;

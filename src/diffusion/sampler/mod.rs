@@ -2,15 +2,19 @@
 //!
 //! State is `x = x0 + sigma * noise`, and every step is written in terms of the clean estimate `D(x, sigma)`, in a form
 //! that has no difference of large numbers and no division by the next sigma: so the last step to 0 and a first sigma
-//! of 4096 need no guards. Adding a sampler takes a file here and a variant of [`Sampler`].
+//! of 4096 need no guards. Adding a sampler takes a file here, a variant of [`Sampler`], and its settings in `named`.
 
 mod adams;
+mod adaptive;
 pub(crate) mod again;
 mod ancestral;
 mod ddpm;
 mod dpmpp_multistep;
+mod langevin;
 mod lcm;
+mod named;
 mod ode;
+mod sde;
 mod singlestep;
 mod unipc;
 mod walk;
@@ -18,10 +22,13 @@ mod walk;
 pub use again::Restart;
 pub use ddpm::Variance;
 pub use dpmpp_multistep::SecondOrder;
+pub use langevin::Annealed;
 pub use ode::Churn;
+pub use sde::{Predictor, PredictorCorrector, Process};
 pub use unipc::Basis;
 
 use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::flow::Effort;
 use crate::diffusion::noise::NoiseSource;
 use crate::error::{Error, FieldError, Result};
 use adams::Over;
@@ -29,8 +36,6 @@ use candle_core::Tensor;
 use dpmpp_multistep::Multistep;
 use serde::{Deserialize, Serialize};
 use singlestep::Held;
-use std::fmt;
-use std::str::FromStr;
 use walk::{Part, Walk};
 
 /// Which algorithm, with its settings. Its name stands for it in JSON, in the form and on the command line.
@@ -111,6 +116,21 @@ pub enum Sampler {
         /// Which stretch, and how often.
         restart: Restart,
     },
+    /// The probability-flow ODE by Dormand and Prince's adaptive method: a tolerance instead of a number of steps.
+    Dopri5 {
+        /// What a step may err by, relative to the picture and absolutely.
+        tolerance: f64,
+    },
+    /// A reverse-time SDE, and Langevin steps between (Song et al., arXiv:2011.13456).
+    PredictorCorrector {
+        /// Which, and how.
+        method: PredictorCorrector,
+    },
+    /// Annealed Langevin dynamics (Song and Ermon, arXiv:1907.05600 and arXiv:2006.09011).
+    Langevin {
+        /// How many steps at each level, and how long.
+        annealed: Annealed,
+    },
     /// Multistep consistency sampling (Luo et al., arXiv:2310.04378, algorithm 3): the clean estimate, noised anew.
     Lcm,
 }
@@ -124,13 +144,16 @@ pub struct Step<'a> {
     pub total: usize,
     /// The noise level this step came from.
     pub sigma: f64,
-    /// The clean estimate at that level, (B, C, H, W): what a preview shows.
+    /// The clean estimate at that level, (B, C, H, W): what a preview shows. An adaptive sampler, which goes one picture
+    /// after the other, gives that of the one it works on, (1, C, H, W), and the finished ones at the end.
     pub denoised: &'a Tensor,
+    /// With the last report of an adaptive sampler, what it took.
+    pub effort: Option<Effort>,
 }
 
 impl Sampler {
     /// All samplers with their default settings, in the order in which a form lists them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Dpmpp2m,
         Self::Unipc { order: 2, basis: Basis::Bh2 },
         Self::Dpmpp3m,
@@ -141,12 +164,16 @@ impl Sampler {
         Self::Dpm2 { eta: 0.0 },
         Self::Lms,
         Self::Pndm,
+        Self::Dopri5 { tolerance: 1e-3 },
         Self::Dpmpp2mSde { eta: 1.0, kind: SecondOrder::Midpoint },
         Self::Dpmpp3mSde { eta: 1.0 },
         Self::EulerA { eta: 1.0 },
         Self::Dpmpp2s { eta: 1.0 },
         Self::Dpm2 { eta: 1.0 },
         Self::Restart { restart: Restart::USUAL },
+        Self::PredictorCorrector { method: PredictorCorrector::PREDICTOR },
+        Self::PredictorCorrector { method: PredictorCorrector::USUAL },
+        Self::Langevin { annealed: Annealed::USUAL },
         Self::Ddim { eta: 0.0 },
         Self::Ddpm { variance: Variance::FixedSmall },
         Self::Lcm,
@@ -177,6 +204,10 @@ impl Sampler {
             Self::Deis { .. } => "deis",
             Self::Pndm => "pndm",
             Self::Restart { .. } => "restart",
+            Self::Dopri5 { .. } => "dopri5",
+            Self::PredictorCorrector { method } if method.corrector_steps == 0 => "reverse_sde",
+            Self::PredictorCorrector { .. } => "pc",
+            Self::Langevin { .. } => "langevin",
             Self::Lcm => "lcm",
         }
     }
@@ -187,8 +218,15 @@ impl Sampler {
             Self::Ddim { eta } | Self::EulerA { eta } | Self::Dpmpp2s { eta } | Self::Dpm2 { eta } => eta > 0.0,
             Self::Dpmpp2mSde { eta, .. } | Self::Dpmpp3mSde { eta } => eta > 0.0,
             Self::Euler { churn } | Self::Heun { churn } => churn.amount > 0.0,
-            Self::Ddpm { .. } | Self::Lcm | Self::Restart { .. } => true,
-            Self::Dpmpp2m | Self::Dpmpp3m | Self::Unipc { .. } | Self::Lms | Self::Deis { .. } | Self::Pndm => false,
+            Self::Ddpm { .. } | Self::Lcm | Self::Restart { .. } | Self::Langevin { .. } => true,
+            Self::PredictorCorrector { method } => method.corrector_steps > 0 || method.predictor != Predictor::Flow,
+            Self::Dpmpp2m
+            | Self::Dpmpp3m
+            | Self::Unipc { .. }
+            | Self::Lms
+            | Self::Deis { .. }
+            | Self::Pndm
+            | Self::Dopri5 { .. } => false,
         }
     }
 
@@ -252,6 +290,9 @@ impl Sampler {
             Self::Pndm => adams::run(&mut walk, x, Over::Steps, 4),
             // Its stretches are walked by another; here there is none.
             Self::Restart { .. } => ode::heun(&mut walk, x, Churn::NONE),
+            Self::Dopri5 { tolerance } => adaptive::run(&mut walk, &x, tolerance),
+            Self::PredictorCorrector { method } => sde::run(&mut walk, x, method),
+            Self::Langevin { annealed } => langevin::annealed(&mut walk, x, annealed),
             Self::Lcm => lcm::run(&mut walk, x),
         }
     }
@@ -268,6 +309,9 @@ impl Sampler {
             Self::Euler { churn } | Self::Heun { churn } => churn.validate(),
             Self::Unipc { order, .. } | Self::Deis { order } => within("order", order as f64, 2.0, 3.0),
             Self::Restart { restart } => restart.validate(),
+            Self::Dopri5 { tolerance } => within("tolerance", tolerance, 1e-7, 0.1),
+            Self::PredictorCorrector { method } => method.validate(),
+            Self::Langevin { annealed } => annealed.validate(),
             Self::Ddpm { .. } | Self::Dpmpp2m | Self::Dpmpp3m | Self::Lms | Self::Pndm | Self::Lcm => Ok(()),
         }
     }
@@ -282,25 +326,6 @@ fn within(field: &str, value: f64, low: f64, high: f64) -> Result<()> {
     Err(Error::invalid(FieldError::new(field, "out_of_range", message).range(low, high)))
 }
 
-impl fmt::Display for Sampler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Sampler {
-    type Err = Error;
-
-    /// The sampler of that name, with default settings. Dashes count as underscores.
-    fn from_str(text: &str) -> Result<Self> {
-        let name = text.replace('-', "_");
-        Self::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
-            let message = format!("unknown sampler \"{text}\"; known: {}", Self::names().join(", "));
-            Error::invalid(FieldError::new("sampler", "unknown_value", message))
-        })
-    }
-}
-
 impl TryFrom<String> for Sampler {
     type Error = Error;
 
@@ -311,7 +336,7 @@ impl TryFrom<String> for Sampler {
 
 impl From<Sampler> for String {
     fn from(sampler: Sampler) -> Self {
-        sampler.name().to_owned()
+        sampler.to_string()
     }
 }
 

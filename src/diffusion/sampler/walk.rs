@@ -43,6 +43,18 @@ impl<'a> Walk<'a> {
         Ok(Self { denoiser, sigmas, noise, on_step, part })
     }
 
+    /// The first level, the last above 0, and whether 0 comes after it.
+    pub(super) fn ends(&self) -> (f64, f64, bool) {
+        let above = self.sigmas.iter().copied().filter(|sigma| *sigma > 0.0);
+        let last = self.sigmas.last().copied().unwrap_or_default();
+        (self.sigmas[0], above.fold(f64::INFINITY, f64::min), last == 0.0)
+    }
+
+    /// Reports a step.
+    pub(super) fn tell(&mut self, step: Step<'_>) -> Result<()> {
+        (self.on_step)(step)
+    }
+
     /// The number of steps.
     pub(super) fn total(&self) -> usize {
         self.sigmas.len() - 1
@@ -73,7 +85,7 @@ impl<'a> Walk<'a> {
             let message = format!("step {} of {total} (sigma {sigma:.4}) gave a value that is not finite", index + 1);
             return Err(Error::NonFinite(message));
         }
-        (self.on_step)(Step { index, total, sigma, denoised })?;
+        self.tell(Step { index, total, sigma, denoised, effort: None })?;
         Ok(x)
     }
 }

@@ -87,6 +87,18 @@ impl Make<'_> {
         [("Along the flow", of(false)), ("With fresh noise", of(true))]
     }
 
+    /// Each of them with its settings, as a hint.
+    fn hint(&self, name: &str) -> String {
+        let settings = name.parse::<Sampler>().map(|sampler| sampler.settings()).unwrap_or_default();
+        settings.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The sampler's name, and the settings behind it.
+    fn sampler(&self) -> (&str, &str) {
+        let typed = self.own("sampler");
+        typed.strip_suffix(')').and_then(|typed| typed.split_once('(')).unwrap_or((typed, ""))
+    }
+
     fn schedules(&self) -> Vec<&'static str> {
         Spacing::names()
     }

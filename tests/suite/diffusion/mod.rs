@@ -7,6 +7,7 @@ mod flow;
 mod guidance;
 mod identities;
 mod inpaint;
+mod inverse;
 mod likelihood;
 mod loss;
 mod moments;

@@ -18,7 +18,7 @@ fn a_noise_level_belongs_to_the_step_that_begins_at_or_above_it() {
 
 #[test]
 fn every_walk_along_the_flow_asks_each_step_in_its_turn() {
-    for sampler in super::analytic::deterministic() {
+    for sampler in super::analytic::deterministic().into_iter().filter(|s| !matches!(s, Sampler::Dopri5 { .. })) {
         let asked = RefCell::new(Vec::new());
         let mut sigmas = geometric(80.0, 0.1, 4);
         sigmas.push(0.0);

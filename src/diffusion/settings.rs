@@ -1,0 +1,70 @@
+//! Choices with settings as text: `name(key=value, key=value)`, or the name alone.
+
+/// What was written, not yet understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Written<'a> {
+    /// What is chosen.
+    pub(crate) name: &'a str,
+    /// Keys and values, in the order in which they stand.
+    pub(crate) settings: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Written<'a> {
+    /// Takes the text apart. What is wrong with it is a sentence without a subject.
+    pub(crate) fn parse(text: &'a str) -> Result<Self, String> {
+        let text = text.trim();
+        let Some((name, rest)) = text.split_once('(') else { return Ok(Self { name: text, settings: Vec::new() }) };
+        let inside = rest.strip_suffix(')').ok_or("has a bracket that is not closed")?;
+        let setting = |part: &'a str| {
+            let (key, value) = part.split_once('=').ok_or_else(|| format!("{:?} is no key=value", part.trim()))?;
+            Ok((key.trim(), value.trim()))
+        };
+        let parts = inside.split(',').filter(|part| !part.trim().is_empty());
+        Ok(Self { name: name.trim(), settings: parts.map(setting).collect::<Result<_, String>>()? })
+    }
+}
+
+/// The inverse of [`Written::parse`].
+pub(crate) fn write(name: &str, settings: &[(&'static str, String)]) -> String {
+    if settings.is_empty() {
+        return name.to_owned();
+    }
+    let settings: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    format!("{name}({})", settings.join(", "))
+}
+
+/// A number among settings.
+pub(crate) fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("{key} must be a number, was {value:?}"))
+}
+
+/// One of several names among settings.
+pub(crate) fn one_of<T: Copy>(key: &str, value: &str, names: &[(&'static str, T)]) -> Result<T, String> {
+    let found = names.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice);
+    found.ok_or_else(|| {
+        let names: Vec<_> = names.iter().map(|(name, _)| *name).collect();
+        format!("{key} must be one of {}, was {value:?}", names.join(", "))
+    })
+}
+
+/// The name of a choice.
+pub(crate) fn name_of<T: Copy + PartialEq>(choice: T, names: &[(&'static str, T)]) -> String {
+    names.iter().find(|(_, known)| *known == choice).map_or_else(String::new, |(name, _)| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_settings_come_apart_and_together() {
+        let written = Written::parse(" pc( snr=0.1 ,kind = ve,) ").unwrap();
+        assert_eq!((written.name, written.settings), ("pc", vec![("snr", "0.1"), ("kind", "ve")]));
+        assert_eq!(Written::parse("euler").unwrap().settings, []);
+        assert_eq!(Written::parse("euler()").unwrap().settings, []);
+        assert_eq!(write("pc", &[("snr", "0.1".into()), ("steps", "2".into())]), "pc(snr=0.1, steps=2)");
+        for (text, wrong) in [("a(b", "not closed"), ("a(b)", "no key=value"), ("a(b=1)c", "not closed")] {
+            assert!(Written::parse(text).unwrap_err().contains(wrong), "{text}");
+        }
+    }
+}

@@ -224,6 +224,7 @@ fn a_person_paints_a_mask_and_only_that_part_is_drawn_anew() {
     ] });
     window.post("/actions", &json!({ "actions": [touch] }));
     window.wait_for("document.getElementById('mask').files.length === 1");
+    assert_eq!(window.run("return innerWidth"), 390, "something is wider than the window");
     assert_eq!(window.run(READ_MASK), json!([255, 0]));
     window.screenshot("mask-390.png");
     for (button, mask) in [("invert", json!([0, 255])), ("undo", json!([255, 0]))] {

@@ -33,12 +33,14 @@ use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::flow::Effort;
 use crate::diffusion::inpaint::Inpaint;
+use crate::diffusion::inverse::{LinearOperator, Masked, Measured, Rule};
 use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
+use crate::diffusion::sampler::Step;
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, Encoded, RgbImage};
 use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
-use crate::request::{Facts, Plan, Start, Task};
+use crate::request::{Facts, Inpainting, Plan, Start, Task};
 use adapted::Adapted;
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
@@ -49,6 +51,9 @@ use std::path::Path;
 use text::{Text, TextStates};
 use told::Told;
 use vocabulary::Added;
+
+/// Tells the noise in a known picture from the sampler's own: a picture's seed with these bits turned.
+const KNOWN: u64 = 0x9e37_79b9_0000_0000;
 
 /// A model in memory, ready to draw.
 pub struct Pipeline {
@@ -233,14 +238,20 @@ impl Pipeline {
         let x = start(known, &fresh, sigmas, plan.noise)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
         let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?, step));
-        let denoiser = self.held(drawn, known, &fresh)?;
+        let denoiser = self.held(drawn, known, &fresh, (plan, k, sigmas))?;
         let mut effort = None;
-        let latents = plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut |step| {
+        let mut on_step = |step: Step<'_>| {
             effort = step.effort;
             let estimate = Some(Estimate { model: &self.model, latents: step.denoised, canvas });
             let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
             on_step(&Progress { picture, pictures, step: done, steps, sigma: step.sigma, estimate })
-        })?;
+        };
+        let latents = match plan.inpainting {
+            Inpainting::Repaint(resampling) => {
+                resampling.run(&plan.sampler, &*denoiser, x, sigmas, &mut noise, &mut on_step)?
+            }
+            _ => plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut on_step)?,
+        };
         let pixels = image::from_tensor(&self.model.decode(&latents, plan.decoder)?)?;
         match canvas {
             None => Ok((pixels, effort)),
@@ -255,14 +266,39 @@ impl Pipeline {
         drawn: impl Denoiser + 'a,
         known: Option<&Known<'_>>,
         fresh: &Tensor,
+        (plan, k, sigmas): (&Plan, usize, &[f64]),
     ) -> Result<Box<dyn Denoiser + 'a>> {
         let held = known.and_then(|known| known.latents.as_ref().zip(known.canvas.as_ref()));
         match held.filter(|_| self.beside() == Beside::Nothing) {
             None => Ok(Box::new(drawn)),
             Some((latents, canvas)) => {
                 let mask = canvas.mask().to_latents(self.model.codec.factor(), &self.device)?;
-                Ok(Box::new(Inpaint::new(drawn, latents, &mask, fresh)))
+                self.by_rule(drawn, (latents, &mask), fresh, (plan, k, sigmas))
             }
+        }
+    }
+
+    /// Held to the known picture by the plan's rule.
+    fn by_rule<'a>(
+        &self,
+        drawn: impl Denoiser + 'a,
+        (latents, mask): (&Tensor, &Tensor),
+        fresh: &Tensor,
+        (plan, k, sigmas): (&Plan, usize, &[f64]),
+    ) -> Result<Box<dyn Denoiser + 'a>> {
+        let measured = |drawn, noise, rule| -> Result<Box<dyn Denoiser + 'a>> {
+            let operator = Masked::new(mask)?;
+            let known = operator.apply(latents)?;
+            Ok(Box::new(Measured::new(drawn, operator, known, noise, rule)))
+        };
+        match plan.inpainting {
+            Inpainting::Blend => Ok(Box::new(Inpaint::new(drawn, latents, mask, fresh))),
+            Inpainting::Replacement | Inpainting::Repaint(_) => {
+                let noise = SeededNoise::new(plan.noise, &[plan.seed_of(k) ^ KNOWN]);
+                Ok(Box::new(Inpaint::replacing(drawn, latents, mask, Box::new(noise))))
+            }
+            Inpainting::PseudoInverse { noise } => measured(drawn, noise, Rule::PseudoInverse { data_variance: 1.0 }),
+            Inpainting::Posterior { scale } => measured(drawn, 0.0, Rule::Posterior { scale, ladder: sigmas.to_vec() }),
         }
     }
 

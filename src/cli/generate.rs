@@ -89,6 +89,10 @@ pub(super) struct Args {
     /// Noise generator: philox or torch-cpu [default: philox]
     #[arg(long, value_name = "NAME")]
     noise: Option<String>,
+    /// How what is drawn anew follows what is kept: blend, repaint, pseudo_inverse, posterior or replacement, with settings
+    /// in brackets [default: blend]
+    #[arg(long, value_name = "NAME")]
+    inpainting: Option<String>,
     /// Decoder of the finished picture: full, or tiny where there is a TAESD [default: full]
     #[arg(long, value_name = "NAME")]
     decoder: Option<String>,
@@ -155,6 +159,7 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         extend: args.extend.clone(),
         noise: args.noise.clone(),
         loras: args.loras.clone(),
+        inpainting: args.inpainting.clone(),
         decoder: args.decoder.clone(),
         control: args.control.clone(),
         control_preprocessor: args.control_preprocessor.clone(),

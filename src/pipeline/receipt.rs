@@ -11,7 +11,7 @@ use crate::model::adapter::{Applied, Used};
 use crate::model::checkpoint::Model;
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
-use crate::request::{ControlSetting, GenerateRequest, Plan, Preprocessor, Repaint, Start, control};
+use crate::request::{ControlSetting, GenerateRequest, Inpainting, Plan, Preprocessor, Repaint, Start, control};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,6 +59,9 @@ pub struct Receipt {
     /// The first ten digits of a SHA-256 over the tiny decoder's weights, where the picture was drawn with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiny_decoder: Option<String>,
+    /// How what was drawn anew followed what was kept, where not in the usual way.
+    #[serde(default, skip_serializing_if = "is_blend")]
+    pub inpainting: Inpainting,
     /// What an adaptive sampler took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
@@ -144,6 +147,7 @@ impl Receipt {
             width: plan.width,
             height: plan.height,
             noise: plan.noise,
+            inpainting: plan.inpainting,
             effort: None,
             tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash().to_owned()),
             controls: guides.controls(),
@@ -187,6 +191,7 @@ impl Receipt {
             height: Some(self.height.to_string()),
             strength: self.strength.map(|strength| strength.to_string()),
             noise: Some(self.noise.name().to_owned()),
+            inpainting: Some(self.inpainting.to_string()),
             decoder: Some(self.decoder().name().to_owned()),
             control,
             control_preprocessor,
@@ -261,6 +266,9 @@ impl Receipt {
         if self.tiny_decoder.is_some() {
             pairs.push(("VAE Decoder", "TAESD".to_owned()));
         }
+        if !is_blend(&self.inpainting) {
+            pairs.push(("Inpainting rule", self.inpainting.to_string()));
+        }
         if self.guidance_rescale != 0.0 {
             pairs.push(("Guidance rescale", self.guidance_rescale.to_string()));
         }
@@ -330,6 +338,11 @@ fn quoted(value: &str) -> String {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_blend(rule: &Inpainting) -> bool {
+    *rule == Inpainting::Blend
+}
+
 /// The names other programs know our samplers by.
 fn sampler_title(sampler: Sampler) -> &'static str {
     match sampler {
@@ -393,6 +406,7 @@ mod tests {
             height: 32,
             noise: NoiseKind::Philox,
             tiny_decoder: None,
+            inpainting: Inpainting::Blend,
             effort: None,
             controls: Vec::new(),
             ip_adapter: None,

@@ -1,5 +1,6 @@
 //! From what was typed to a plan, field by field.
 
+use super::inpainting::Inpainting;
 use super::numbers::{real, whole};
 use super::plan::{Facts, MAX_COUNT, MAX_PROMPT_CHARS, MAX_SIDE, Plan, Start};
 use super::repaint::Repaint;
@@ -11,6 +12,7 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::error::{FieldError, Result};
 use crate::model::codec::Decoder;
+use crate::model::unet::Beside;
 use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
 
@@ -74,13 +76,27 @@ impl Checker {
                 _ => self.start(request, facts, repaint, (width, height), count),
             },
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
+            inpainting: self.or_default("inpainting", &request.inpainting, Inpainting::Blend, Inpainting::read),
             decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
             model: facts.name.clone(),
         };
+        self.rule(&plan, facts);
         if let Task::Decode { noise, .. } = &plan.task {
             (plan.width, plan.height) = (noise.shape[2] * facts.multiple_of, noise.shape[1] * facts.multiple_of);
         }
         plan
+    }
+
+    /// A rule other than the usual one needs something to keep, and a model that does not keep it in its own way.
+    fn rule(&mut self, plan: &Plan, facts: &Facts) {
+        let masked = matches!(plan.start, Start::Picture { mask: Some(_), .. });
+        let message = match plan.inpainting {
+            Inpainting::Blend => return,
+            _ if !masked => "needs a picture and a mask",
+            _ if facts.beside != Beside::Nothing => "is for models that were not made for inpainting or editing",
+            _ => return,
+        };
+        self.errors.push(FieldError::new("inpainting", "not_used", message));
     }
 
     /// The value, or `stand_in` with the error noted.

@@ -126,6 +126,9 @@ request! {
     only_masked_padding: Number,
     /// Borders to add to the picture and to paint, in pixels: `left,top,right,bottom`.
     extend: Text,
+    /// The rule by which what is drawn anew follows what is kept: `blend`, `repaint`, `pseudo_inverse`, `posterior`,
+    /// `replacement`; with settings in brackets.
+    inpainting: Text,
     /// LoRAs with their strengths: `name:0.8, other:0.5`; the same as tags in the prompt, `<lora:name:0.8>`.
     loras: Text,
     /// A noise generator's name.

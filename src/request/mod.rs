@@ -9,6 +9,7 @@ mod axes;
 mod check;
 pub(crate) mod control;
 mod fields;
+mod inpainting;
 mod json;
 mod numbers;
 mod parameters;
@@ -21,6 +22,7 @@ pub use axes::{AXES, Axis, Grid, MAX_CELLS};
 pub(crate) use check::check_prompt;
 pub use control::{Control, ControlSetting, MAX_CONTROLS, Preprocessor};
 pub use fields::{FIELDS, FILES, GenerateRequest, Kind};
+pub use inpainting::Inpainting;
 pub use parameters::{Parameters, from_parameters};
 pub use plan::{
     Facts, MAX_COUNT, MAX_LORAS, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start,

@@ -10,7 +10,7 @@
 mod control;
 mod grammar;
 
-use super::GenerateRequest;
+use super::{GenerateRequest, Inpainting};
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
@@ -83,6 +83,7 @@ impl Parameters {
             // Ours alone.
             "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
             "VAE Decoder" => decoder(value).is_some_and(|decoder| self.set("decoder", decoder.name())),
+            "Inpainting rule" => value.parse::<Inpainting>().is_ok() && self.set("inpainting", value),
             "IP-Adapter" => self.set("ip_adapter", value),
             "RNG" => noise(value).is_some_and(|noise| self.set("noise", noise.name())),
             _ if key.starts_with("ControlNet ") => self.add_control(value),
@@ -305,6 +306,7 @@ mod tests {
             (strength, image_guidance) in (option::of(0.01..1f64), option::of(0.0..50f64)),
             clip_skip in option::of(1usize..13),
             repaint in repaints(),
+            inpainting in sample::select(vec![Inpainting::Blend, Inpainting::Posterior { scale: 0.25 }]),
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
             tiny_decoder in option::of(Just("0123456789".to_owned())),
             (controls, ip_adapter) in (proptest::collection::vec(controls(), 0..4), option::of(controls())),
@@ -321,7 +323,7 @@ mod tests {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
                 guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, ip_adapter, strength,
                 masked, repaint, loras, embeddings,
-                task: std::collections::BTreeMap::new(), effort: None,
+                task: std::collections::BTreeMap::new(), effort: None, inpainting,
             }
         }
     }
@@ -332,6 +334,7 @@ mod tests {
             let found = from_parameters(&receipt.parameters()).unwrap();
             let mut written = GenerateRequest { count: None, ..receipt.request() };
             written.guidance_rescale.take_if(|typed| *typed == "0");
+            written.inpainting.take_if(|typed| *typed == "blend");
             written.decoder.take_if(|typed| *typed == "full");
             written.mask_feather.take_if(|typed| *typed == "0");
             written.extend.take_if(|typed| *typed == "0,0,0,0");

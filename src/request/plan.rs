@@ -3,6 +3,7 @@
 use super::GenerateRequest;
 use super::check::Checker;
 use super::control::{self, Control};
+use super::inpainting::Inpainting;
 use super::repaint::Repaint;
 use super::task::Task;
 use crate::diffusion::noise::NoiseKind;
@@ -144,6 +145,8 @@ pub struct Plan {
     pub start: Start,
     /// Which generator makes the noise.
     pub noise: NoiseKind,
+    /// How what is drawn anew follows what is kept.
+    pub inpainting: Inpainting,
     /// Which decoder draws the finished picture.
     pub decoder: Decoder,
     /// What it is drawn along.
@@ -193,6 +196,7 @@ impl Plan {
             height: Some(self.height.to_string()),
             strength,
             noise: Some(self.noise.name().to_owned()),
+            inpainting: Some(self.inpainting.to_string()),
             decoder: Some(self.decoder.name().to_owned()),
             control,
             control_preprocessor,

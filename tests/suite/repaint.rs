@@ -153,3 +153,37 @@ fn the_receipt_of_a_repainted_picture_draws_it_again() {
         }
     }
 }
+
+/// Whatever the rule, what is black stays, and the white part is another picture by each.
+#[test]
+fn every_rule_keeps_what_is_black_and_draws_something_of_its_own() {
+    let before = fit(input(), 32, 32);
+    let halves = mask(100, 70, |x, _| x >= 50);
+    let rules = ["blend", "repaint(jump=2, times=2)", "pseudo_inverse", "posterior(scale=0.1)", "replacement"];
+    let drawn = rules.map(|rule| {
+        let settings = [("inpainting", rule), ("sampler", "euler_a"), ("steps", "6")];
+        let picture = one(&upload(&input(), Some(&halves), &settings));
+        assert_eq!(changed(&picture.pixels, &before, |x, _| x < 16), 0, "{rule}");
+        assert!(changed(&picture.pixels, &before, |x, _| x >= 16) > 100, "{rule}");
+        // What the receipt says draws the same again.
+        let again =
+            GenerateRequest { image: Some(png(&input())), mask: Some(png(&halves)), ..picture.receipt.request() };
+        assert_eq!(one(&again).pixels, picture.pixels, "{rule}");
+        assert_eq!(picture.receipt.inpainting.to_string(), rule);
+        picture.pixels
+    });
+    for (i, one) in drawn.iter().enumerate() {
+        assert!(drawn[..i].iter().all(|other| other != one), "{}", rules[i]);
+    }
+}
+
+#[test]
+fn a_rule_without_anything_to_keep_is_refused() {
+    let facts = PIPELINE.facts();
+    for request in [request(&[("inpainting", "repaint")]), upload(&input(), None, &[("inpainting", "repaint")])] {
+        let message = Plan::new(&request, &facts).unwrap_err().to_string();
+        assert!(message.contains("inpainting: needs a picture and a mask"), "{message}");
+    }
+    let message = Plan::new(&request(&[("inpainting", "paint")]), &facts).unwrap_err().to_string();
+    assert!(message.contains("must be one of blend, repaint"), "{message}");
+}

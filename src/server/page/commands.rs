@@ -4,7 +4,7 @@ use crate::request::{FIELDS, GenerateRequest};
 use serde_json::{Map, Value};
 
 /// What a request has by itself and need not be said.
-const USUAL: [(&str, &str); 8] = [
+const USUAL: [(&str, &str); 9] = [
     ("guidance_rescale", "0"),
     ("image_guidance", "1.5"),
     ("count", "1"),
@@ -12,6 +12,7 @@ const USUAL: [(&str, &str); 8] = [
     ("only_masked", "false"),
     ("only_masked_padding", "32"),
     ("extend", "0,0,0,0"),
+    ("inpainting", "blend"),
     ("decoder", "full"),
 ];
 

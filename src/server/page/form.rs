@@ -9,7 +9,7 @@ use crate::error::FieldError;
 use crate::jobs::Id;
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
-use crate::request::{Facts, GenerateRequest, MAX_COUNT};
+use crate::request::{Facts, GenerateRequest, Inpainting, MAX_COUNT};
 use askama::Template;
 
 /// Prompts to begin with: what the bundled model draws well.
@@ -29,8 +29,8 @@ const SETTINGS: [&str; 11] = [
     "decoder",
 ];
 /// Fields that lie under "Start from a picture".
-const PICTURE: [&str; 7] =
-    ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend"];
+const PICTURE: [&str; 8] =
+    ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend", "inpainting"];
 /// Fields that lie under "Advanced: control".
 const CONTROL: [&str; 7] = [
     "control",
@@ -99,6 +99,10 @@ impl Make<'_> {
         typed.strip_suffix(')').and_then(|typed| typed.split_once('(')).unwrap_or((typed, ""))
     }
 
+    fn rules(&self) -> [String; 5] {
+        Inpainting::ALL.map(|rule| rule.to_string())
+    }
+
     fn schedules(&self) -> Vec<&'static str> {
         Spacing::names()
     }
@@ -156,6 +160,7 @@ impl Make<'_> {
             "schedule" => facts.schedule.name().to_owned(),
             "width" => facts.width.to_string(),
             "height" => facts.height.to_string(),
+            "inpainting" => Inpainting::default().to_string(),
             "decoder" => Decoder::default().name().to_owned(),
             "image_guidance" => "1.5".to_owned(),
             _ => String::new(),

@@ -1,0 +1,148 @@
+//! By which rule what is drawn anew follows what is kept.
+
+use crate::diffusion::inpaint::resampling::Resampling;
+use crate::diffusion::settings::{Written, number, write};
+use crate::error::FieldError;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// The rule; `docs/inpainting.md` says what each costs and how biased it is. As text a name, or `name(key=value, ..)`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Inpainting {
+    /// The known part with one noise for all levels.
+    #[default]
+    Blend,
+    /// The known part with fresh noise at every level.
+    Replacement,
+    /// The same, going back up the ladder.
+    Repaint(Resampling),
+    /// Guidance by the known part, as if data were Gaussian.
+    PseudoInverse {
+        /// Standard deviation of errors that the known part may have, in the latents' units.
+        noise: f64,
+    },
+    /// Guidance by the known part, as if the clean estimate were certain.
+    Posterior {
+        /// How strong.
+        scale: f64,
+    },
+}
+
+impl Inpainting {
+    /// All rules with their usual settings, in the order in which a form lists them.
+    pub const ALL: [Self; 5] = [
+        Self::Blend,
+        Self::Repaint(Resampling { jump: 10, times: 10 }),
+        Self::PseudoInverse { noise: 0.0 },
+        Self::Posterior { scale: 0.5 },
+        Self::Replacement,
+    ];
+
+    /// The name used in JSON, in the form and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Blend => "blend",
+            Self::Replacement => "replacement",
+            Self::Repaint(_) => "repaint",
+            Self::PseudoInverse { .. } => "pseudo_inverse",
+            Self::Posterior { .. } => "posterior",
+        }
+    }
+
+    fn settings(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Blend | Self::Replacement => Vec::new(),
+            Self::Repaint(Resampling { jump, times }) => vec![("jump", jump.to_string()), ("times", times.to_string())],
+            Self::PseudoInverse { noise } => vec![("noise", noise.to_string())],
+            Self::Posterior { scale } => vec![("scale", scale.to_string())],
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let within = |value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
+            true => Ok(value),
+            false => Err(format!("{key} must be between {low} and {high}, was {value}")),
+        };
+        match (self, key) {
+            (Self::Repaint(resampling), "jump") => {
+                resampling.jump = within(number(key, value)?, 1.0, 100.0)?.round() as usize;
+            }
+            (Self::Repaint(resampling), "times") => {
+                resampling.times = within(number(key, value)?, 1.0, 50.0)?.round() as usize;
+            }
+            (Self::PseudoInverse { noise }, "noise") => *noise = within(number(key, value)?, 0.0, 10.0)?,
+            (Self::Posterior { scale }, "scale") => *scale = within(number(key, value)?, 0.0, 100.0)?,
+            (rule, key) => {
+                let keys: Vec<_> = rule.settings().into_iter().map(|(key, _)| key).collect();
+                return Err(format!("{} has no setting {key:?}; it has: {}", rule.name(), keys.join(", ")));
+            }
+        }
+        Ok(())
+    }
+
+    /// As the field of a request; every error is its.
+    pub(super) fn read(field: &str, typed: &str) -> Result<Self, FieldError> {
+        typed.parse().map_err(|message: String| FieldError::new(field, "unknown_value", message))
+    }
+}
+
+impl fmt::Display for Inpainting {
+    /// The name, and those settings that are not as usual.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usual =
+            Self::ALL.into_iter().find(|rule| rule.name() == self.name()).map(Self::settings).unwrap_or_default();
+        let changed: Vec<_> = self.settings().into_iter().filter(|setting| !usual.contains(setting)).collect();
+        f.write_str(&write(self.name(), &changed))
+    }
+}
+
+impl FromStr for Inpainting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let written = Written::parse(text)?;
+        let name = written.name.replace('-', "_");
+        let mut rule = Self::ALL.into_iter().find(|rule| rule.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("must be one of {names}, was {:?}", written.name)
+        })?;
+        written.settings.into_iter().try_for_each(|(key, value)| rule.set(key, value))?;
+        Ok(rule)
+    }
+}
+
+impl TryFrom<String> for Inpainting {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Inpainting> for String {
+    fn from(rule: Inpainting) -> Self {
+        rule.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_come_back_from_text_and_wrong_ones_say_what_there_is() {
+        for text in ["blend", "repaint", "repaint(times=3)", "posterior(scale=1.5)", "pseudo_inverse(noise=0.1)"] {
+            assert_eq!(text.parse::<Inpainting>().unwrap().to_string(), text);
+        }
+        for (text, wrong) in [
+            ("paint", "must be one of blend, repaint"),
+            ("repaint(times=0)", "times must be between 1 and 50"),
+            ("repaint(jump=ten)", "jump must be a number"),
+            ("posterior(jump=1)", "it has: scale"),
+        ] {
+            assert!(text.parse::<Inpainting>().unwrap_err().contains(wrong), "{text}");
+        }
+    }
+}

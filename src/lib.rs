@@ -13,6 +13,7 @@
 //! * [`kernels`]: the few products and norms where the time goes, with their gradients.
 //! * [`image`]: PNG, JPEG and WebP bytes to tensors and back, masks, metadata.
 //! * [`library`]: the models there are, those in memory, and which has to go when another needs its place.
+//! * [`lab`]: the samplers on data of one or two dimensions, drawn: where the truth is known.
 //! * [`jobs`]: the queue and the one worker that runs the pipeline.
 //! * [`server`]: HTTP: one page, one JSON route, errors as problem documents.
 //! * [`train`]: captioned pictures to a trained model, and the judge that evaluates it.
@@ -28,6 +29,7 @@ pub mod hub;
 pub mod image;
 pub mod jobs;
 pub mod kernels;
+pub mod lab;
 pub mod library;
 pub mod memory;
 pub mod model;

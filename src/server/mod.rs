@@ -7,6 +7,7 @@ mod events;
 mod guard;
 mod images;
 mod jobs;
+mod lab;
 mod listen;
 mod lists;
 mod metrics;

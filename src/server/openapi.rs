@@ -2,7 +2,7 @@
 
 use super::problem::Document;
 use super::{__path_alive, __path_ready};
-use super::{App, alive, api, events, images, jobs, lists, metrics, models, page, pictures, pulls, ready};
+use super::{App, alive, api, events, images, jobs, lab, lists, metrics, models, page, pictures, pulls, ready};
 use crate::request::{FIELDS, GenerateRequest, Kind};
 use axum::Router;
 use axum::http::header;
@@ -48,6 +48,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(lists::schedules))
         .routes(routes!(lists::loras))
         .routes(routes!(lists::embeddings))
+        .routes(routes!(lab::walk))
+        .routes(routes!(lab::errors))
         .routes(routes!(metrics::show))
         .routes(routes!(alive))
         .routes(routes!(ready))

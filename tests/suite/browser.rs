@@ -381,6 +381,27 @@ fn a_person_gets_a_model_and_may_change_their_mind() {
 }
 
 #[test]
+fn a_person_watches_points_walk() {
+    let Some(((_driver, port), (_server, address))) = programs() else { return };
+    for (width, height) in [(1280, 1100), (390, 844)] {
+        let window = Window::open(&port, width, height);
+        for data in ["two", "ring"] {
+            window.post("/url", &json!({ "url": format!("{address}/lab?data={data}&points=200&steps=40&field=1") }));
+            window.wait_for("[...document.querySelectorAll('.walk img')].every((image) => image.naturalWidth > 0)");
+            assert_eq!(window.run("return document.querySelectorAll('.walk').length"), 2);
+            assert_eq!(window.run("return innerWidth"), width, "{data}");
+            window.screenshot(&format!("lab-{data}-{width}.png"));
+        }
+        window.run("const range = document.querySelector('.scrub input'); range.value = 3; range.dispatchEvent(new Event('input'))");
+        window.wait_for("document.querySelector('.walk img').src.endsWith('frame=3')");
+        window.wait_for("document.querySelectorAll('.walk img')[1].src.endsWith('frame=6')");
+        window.run("document.querySelector('#errors').scrollIntoView()");
+        window.wait_for("document.querySelector('.plot')?.naturalWidth > 0");
+        window.screenshot(&format!("lab-errors-{width}.png"));
+    }
+}
+
+#[test]
 fn a_person_without_scripts_gets_the_picture_too() {
     let Some(((_driver, port), (_server, address))) = programs() else { return };
     let off = json!({ "profile.managed_default_content_settings.javascript": 2 });
@@ -427,6 +448,7 @@ fn pages_have_no_serious_accessibility_fault() {
         "/grid".to_owned(),
         "/questions".to_owned(),
         "/models".to_owned(),
+        "/lab?data=ring&field=1".to_owned(),
         grid,
         "/?steps=0".into(),
     ];

@@ -8,6 +8,7 @@ mod found;
 mod grid;
 mod history;
 mod job;
+mod lab;
 mod make;
 mod models;
 mod picture;
@@ -24,7 +25,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 
 /// Everything under `/static`, compiled in: address, kind, content.
-const ASSETS: [(&str, &str, &str); 11] = [
+const ASSETS: [(&str, &str, &str); 12] = [
     ("/static/app.css", "text/css; charset=utf-8", include_str!("../../../static/app.css")),
     ("/static/icon.svg", "image/svg+xml", include_str!("../../../static/icon.svg")),
     ("/static/theme.js", SCRIPT, include_str!("../../../static/theme.js")),
@@ -34,6 +35,7 @@ const ASSETS: [(&str, &str, &str); 11] = [
     ("/static/mask.js", SCRIPT, include_str!("../../../static/mask.js")),
     ("/static/files.js", SCRIPT, include_str!("../../../static/files.js")),
     ("/static/history.js", SCRIPT, include_str!("../../../static/history.js")),
+    ("/static/lab.js", SCRIPT, include_str!("../../../static/lab.js")),
     ("/static/models.js", SCRIPT, include_str!("../../../static/models.js")),
     ("/static/compare.js", SCRIPT, include_str!("../../../static/compare.js")),
 ];
@@ -63,6 +65,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/history", get(history::show))
         .route("/compare", get(compare::show))
         .route("/questions", get(questions::show).post(questions::submit))
+        .route("/lab", get(lab::show))
+        .route("/lab/plot.svg", get(super::lab::picture))
         .route("/models", get(models::show).post(models::pull))
         .route("/pulls/{id}/cancel", post(models::cancel))
         .route("/models/{name}/{change}", post(models::change))

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! * [`request`]: what came in ([`request::GenerateRequest`]) becomes what will run ([`request::Plan`]).
-//! * [`pipeline`]: the one place where everything meets: a loaded model draws a plan.
+//! * [`pipeline`]: the one place where everything meets: a loaded model draws a plan, or follows its flow.
 //! * [`prompt`]: what is typed as a prompt becomes the words that are read at each step, with weights.
 //! * [`diffusion`]: the theory, as functions of `(x, sigma)`: noise, schedules, denoisers, samplers.
 //! * [`model`]: the networks, with the key names that checkpoints use, and how they are read from disk.

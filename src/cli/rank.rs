@@ -12,7 +12,7 @@ pub(super) struct Args {
     /// The picture (PNG, JPEG or WebP)
     file: PathBuf,
     /// Captions, at least two
-    #[arg(required = true, num_args = 2.., allow_hyphen_values = true)]
+    #[arg(required = true, num_args = 2..)]
     captions: Vec<String>,
     /// Noise levels at which they are compared [default: 100]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]

@@ -1,7 +1,8 @@
 //! Between two noises: along the sphere, where noise is.
 
 use crate::Result;
-use candle_core::{DType, Tensor};
+use crate::diffusion::elbo::numbers;
+use candle_core::Tensor;
 
 /// Where two vectors point the same way, the sphere is flat.
 const PARALLEL: f64 = 1e-6;
@@ -10,11 +11,10 @@ const PARALLEL: f64 = 1e-6;
 /// (Shoemake 1985). Its length goes from that of one to that of the other in proportion. A straight line would pass
 /// through vectors that are too short to be noise.
 pub fn slerp(a: &Tensor, b: &Tensor, share: f64) -> Result<Tensor> {
-    let dot = |x: &Tensor, y: &Tensor| -> Result<f64> {
-        Ok((x.to_dtype(DType::F64)? * y.to_dtype(DType::F64)?)?.sum_all()?.to_scalar()?)
-    };
-    let (length_a, length_b) = (dot(a, a)?.sqrt(), dot(b, b)?.sqrt());
-    let angle = (dot(a, b)? / (length_a * length_b)).clamp(-1.0, 1.0).acos();
+    let (along_a, along_b) = (numbers(a)?, numbers(b)?);
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    let (length_a, length_b) = (dot(&along_a, &along_a).sqrt(), dot(&along_b, &along_b).sqrt());
+    let angle = (dot(&along_a, &along_b) / (length_a * length_b)).clamp(-1.0, 1.0).acos();
     if length_a == 0.0 || length_b == 0.0 || angle < PARALLEL {
         return Ok(((a * (1.0 - share))? + (b * share)?)?);
     }

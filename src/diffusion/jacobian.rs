@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 /// A denoiser's answer at one point, and the road back from it.
 ///
@@ -45,8 +45,9 @@ impl Linearised {
     /// `v^T J v` for each picture of the batch, summed in f64: of a random `v` with unit covariance the expectation is
     /// the trace of J (Hutchinson 1989).
     pub fn quadratic(&self, v: &Tensor) -> Result<Vec<f64>> {
-        let product = (self.vjp(v)? * v)?.flatten_from(1)?;
-        Ok(product.to_dtype(candle_core::DType::F64)?.sum(1)?.to_vec1()?)
+        // To the CPU first: not every device has f64.
+        let product = (self.vjp(v)? * v)?.flatten_from(1)?.to_device(&Device::Cpu)?;
+        Ok(product.to_dtype(DType::F64)?.sum(1)?.to_vec1()?)
     }
 
     /// The trace of J for each picture of the batch: one pass back for each element of a picture.

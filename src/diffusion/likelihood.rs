@@ -9,7 +9,7 @@
 
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
-use crate::diffusion::elbo::Values;
+use crate::diffusion::elbo::{Values, numbers};
 use crate::diffusion::flow::{Course, Effort, Flow};
 use crate::diffusion::noise::NoiseSource;
 use candle_core::{DType, Device, Tensor};
@@ -64,7 +64,7 @@ pub fn log_density(
     };
     let (noise, traces, effort) = Flow::new(denoiser, course).encode_with_traces(picture, &probes, on_step)?;
     let elements = picture.elem_count() as f64;
-    let squares = noise.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?;
+    let squares: f64 = numbers(&noise)?.iter().map(|x| x * x).sum();
     let prior = -0.5 * (elements * (TAU * prior).ln() + squares / prior);
     let stretched = elements * (course.high / course.low).ln();
     let estimates = traces.into_iter().map(|trace| prior + stretched - trace).collect();

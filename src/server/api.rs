@@ -60,6 +60,10 @@ pub(super) async fn generate(State(app): State<App>, request: Request) -> Result
         let message = "must be 1 when the answer is to be image/png: one file holds one picture";
         return Err(Error::invalid(FieldError::new("count", "one_picture_only", message)).into());
     }
+    if wants_file && ["likelihood", "rank"].contains(&request.text("task").trim()) {
+        let message = "gives no picture, so the answer cannot be image/png";
+        return Err(Error::invalid(FieldError::new("task", "no_picture", message)).into());
+    }
     let (job, files) = app.draw(request).await?;
     Ok(if wants_file { file(&job, files) } else { Json(answer(job, &files)).into_response() })
 }

@@ -76,7 +76,7 @@ fn it_tells_which_caption_a_picture_was_drawn_for() {
     for (i, caption) in captions.into_iter().enumerate() {
         let drawn = pipeline().generate(&plan(caption, 3), &mut |_| Ok(())).unwrap().remove(0);
         let mut request = GenerateRequest { prompt: Some(String::new()), ..GenerateRequest::default() };
-        for (field, value) in [("task", "rank"), ("captions", &captions.join("\n")), ("levels", "40"), ("seed", "1")] {
+        for (field, value) in [("task", "rank"), ("captions", &captions.join("\n")), ("levels", "24"), ("seed", "1")] {
             request.set_text(field, value.to_owned());
         }
         request.set_file("image", drawn.to_png().unwrap());

@@ -3,7 +3,7 @@
 use super::Effort;
 use crate::Result;
 use crate::error::Error;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// The rows of the tableau below its first; the last is also the solution of order 5 (Dormand and Prince 1980, table 2).
 const STAGES: [&[f64]; 6] = [
@@ -75,6 +75,7 @@ fn combination(slopes: &[Tensor], weights: &[f64]) -> Result<Tensor> {
 /// The root mean square of the error over what it may be.
 fn norm(error: &Tensor, before: &Tensor, after: &Tensor, tolerance: f64) -> Result<f64> {
     let scale = before.abs()?.maximum(&after.abs()?)?.affine(tolerance, tolerance)?;
-    let square = error.div(&scale)?.sqr()?.to_dtype(DType::F64)?.mean_all()?.to_scalar::<f64>()?;
+    let relative = error.div(&scale)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    let square = relative.sqr()?.mean_all()?.to_scalar::<f64>()?;
     Ok(square.sqrt())
 }

@@ -52,7 +52,7 @@ fn a_tighter_tolerance_loses_less_on_the_way() {
         rough.round_trip > fine.round_trip && fine.effort.evaluations > rough.effort.evaluations,
         "{rough:?} {fine:?}"
     );
-    assert!(fine.round_trip.unwrap() < 0.01 && fine.autoencoder_bytes.is_some());
+    assert!(fine.round_trip.unwrap() < 0.3 * rough.round_trip.unwrap() && fine.autoencoder_bytes.is_some());
 }
 
 #[test]
@@ -95,8 +95,10 @@ fn the_way_between_two_pictures_is_an_animation_and_a_strip() {
     assert_eq!((animation.more_frames.len(), strip.more_frames.len()), (3, 0));
     assert_eq!(strip.pixels.dimensions(), (4 * 12 + 4, 16));
     let ends = [limner::image::fit(photograph(32, 32), 8, 8), limner::image::fit(read_second(), 8, 8)];
-    assert!(furthest(&animation.pixels, &ends[0]) <= 4);
-    assert!(furthest(&animation.more_frames[2], &ends[1]) <= 4);
+    for (frame, own, other) in [(&animation.pixels, 0, 1), (&animation.more_frames[2], 1, 0)] {
+        let (near, far) = (apart(frame, &ends[own]), apart(frame, &ends[other]));
+        assert!(near < 4.0 && near < 0.2 * far, "{near} {far}");
+    }
     assert_ne!(animation.more_frames[0], animation.more_frames[1]);
 
     let file = animation.to_png().unwrap();
@@ -113,6 +115,11 @@ fn the_way_between_two_pictures_is_an_animation_and_a_strip() {
             .animation_control()
             .is_none()
     );
+}
+
+/// The mean difference of bytes.
+fn apart(a: &RgbImage, b: &RgbImage) -> f64 {
+    a.iter().zip(b.iter()).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / a.len() as f64
 }
 
 fn read_second() -> RgbImage {

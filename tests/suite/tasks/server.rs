@@ -94,6 +94,11 @@ async fn one_answer_has_the_report_or_the_picture() {
     let (status, answer) = ask_now(body(&request("likelihood", &[("guidance", "4")]))).await;
     assert_eq!((status, &answer["errors"][0]["code"]), (422, &json!("no_likelihood")), "{answer}");
     assert!(ask_now(body(&crate::pipeline::request(&[]))).await.1.get("report").is_none());
+    let mut file =
+        post("/api/v1/generate", "application/json", body(&request("rank", &[("captions", "a\nb")])).to_string());
+    file.headers_mut().insert("accept", "image/png".parse().unwrap());
+    let (status, answer) = ask(&routes, file).await;
+    assert_eq!((status, &answer["errors"][0]["code"]), (422, &json!("no_picture")), "{answer}");
 }
 
 /// A form of the page, with a picture.

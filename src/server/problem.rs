@@ -76,8 +76,8 @@ impl Problem {
     }
 
     /// What went wrong between this server and a hub, or with a model that it has.
-    fn of_hub(fault: Fault) -> Self {
-        let (status, code) = match &fault {
+    fn of_hub(fault: &Fault) -> Self {
+        let (status, code) = match fault {
             Fault::Denied(_) => (StatusCode::BAD_GATEWAY, "hub_denied"),
             Fault::Missing(_) => (StatusCode::NOT_FOUND, "not_found"),
             Fault::Unsuitable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unsuitable"),
@@ -87,7 +87,7 @@ impl Problem {
             Fault::Unreachable(_) => (StatusCode::BAD_GATEWAY, "hub_unreachable"),
             Fault::Broken(_) => (StatusCode::BAD_GATEWAY, "hub_broken"),
         };
-        let retry_after = match &fault {
+        let retry_after = match fault {
             Fault::Busy { retry_after_seconds, .. } => *retry_after_seconds,
             _ => None,
         };
@@ -131,7 +131,7 @@ impl From<Error> for Problem {
                 tracing::error!(request_id = problem.request_id(), %error, "storage is not available");
                 Self { retry_after: Some(5), ..problem }
             }
-            Error::Hub(fault) => Self::of_hub(fault),
+            Error::Hub(fault) => Self::of_hub(&fault),
             Error::NonFinite(detail) => {
                 let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "nonfinite_latents", detail);
                 tracing::error!(request_id = problem.request_id(), detail = problem.detail, "a picture was not finite");

@@ -165,7 +165,7 @@ impl App {
     (status = 403, description = "Models may not be fetched here", body = Document, content_type = "application/problem+json"),
     (status = 429, description = "Too many are waiting", body = Document, content_type = "application/problem+json"), Problems))]
 pub(super) async fn submit(State(app): State<App>, request: Request) -> Result<Response, Problem> {
-    let wanted = serde_json::from_slice(&body::json(&app, request).await?).map_err(wrong)?;
+    let wanted = serde_json::from_slice(&body::json(&app, request).await?).map_err(|error| wrong(&error))?;
     let pull = app.pull(wanted).await?;
     let location = [(header::LOCATION, format!("/api/v1/pulls/{}", pull.id))];
     Ok((StatusCode::ACCEPTED, location, Json(pull)).into_response())
@@ -228,7 +228,7 @@ fn missing() -> Problem {
 }
 
 /// What is wrong with a body: no JSON, or not what was asked for.
-fn wrong(error: serde_json::Error) -> Problem {
+fn wrong(error: &serde_json::Error) -> Problem {
     let (line, column, message) = (error.line(), error.column(), error.to_string());
     if error.is_data() {
         return Error::invalid(FieldError::new("body", "wrong_type", message)).into();

@@ -37,6 +37,10 @@ pub struct ServerConfig {
     /// How much the weights of all models in memory may take together [default: 60 % of the machine's memory]
     #[arg(long, env = "LIMNER_MEMORY_MIB", value_name = "MIB")]
     pub memory_mib: Option<u64>,
+    /// Do not let models be fetched or removed from the page and by programs; so it is anyway where a --listen address
+    /// beyond loopback has no token
+    #[arg(long, env = "LIMNER_NO_PULL")]
+    pub no_pull: bool,
     /// How long a picture in the making may go on after Ctrl+C
     #[arg(long, env = "LIMNER_DRAIN_SECONDS", default_value_t = 10, value_name = "SECONDS")]
     pub drain_seconds: u64,
@@ -61,6 +65,11 @@ impl ServerConfig {
             "{listen} can be reached from other machines: choose a token with --token (or LIMNER_TOKEN), or let \
              everybody in with --no-token"
         )))
+    }
+
+    /// Whether those who are let in may fetch and remove models. Nobody is asked who they are where there is no token.
+    pub fn may_pull(&self) -> bool {
+        !self.no_pull && (self.listen.ip().is_loopback() || self.token.is_some())
     }
 
     /// How much may be open at once.

@@ -123,9 +123,9 @@ impl Pipeline {
         self.facts.clone()
     }
 
-    /// Bytes that its weights take in memory, with those of the ControlNets that were used with it lately.
+    /// Bytes that its weights take in memory, with those of the ControlNets and LoRAs that were used with it lately.
     pub fn bytes(&self) -> u64 {
-        self.model.bytes + self.nets.bytes()
+        self.model.bytes + self.nets.bytes() + self.adapted.bytes()
     }
 
     /// The model's name and the hash of its weights.

@@ -34,7 +34,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<()> {
     let repository = Repository::parse(&args.repository)?;
     let order = Order { repository, file: args.file, name: args.name, variant: args.variant };
-    let (hub, models) = (Hub::from_env()?, hub::models_folder()?);
+    let (hub, models) = (Hub::from_env()?, hub::writable(&hub::folders())?);
     let mut bar = Bar::new();
     let pulled = hub::pull(&hub, &order, &models, &mut |progress| bar.show(progress), &interruption());
     bar.clear();

@@ -2,6 +2,7 @@
 
 use super::model::ModelArgs;
 use crate::config::ServerConfig;
+use crate::hub::{self, Hub, Pulls};
 use crate::library::{Library, Settings};
 use crate::model::checkpoint;
 use crate::server::{self, App};
@@ -51,7 +52,7 @@ async fn serve(args: Args, give_back: fn()) -> Result<()> {
     let load = tokio::task::spawn_blocking(move || first.lend("", &mut || ()).map(drop)).await;
     load.map_err(|error| Error::Server(error.to_string()))??;
     let folder = args.config.data_folder()?;
-    let app = App::start(args.config, &folder, library)?;
+    let app = App::start(args.config, &folder, library, Pulls::new(Hub::from_env, hub::folders()))?;
     say(&format!(
         "Limner is listening on http://{address} (model {}, ready in {:.2} s). Ctrl+C ends it.",
         app.library().first(),

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::diffusion::denoiser::Weighting;
 use crate::train::recipe::{self, Recipe};
+use crate::train::space::Space;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,12 @@ pub(super) struct Args {
     /// Model folder to start from instead of random weights
     #[arg(long)]
     init: Option<PathBuf>,
+    /// Model folder to take the text encoder and its vocabulary from, which are then trained on
+    #[arg(long, value_name = "MODEL")]
+    text_from: Option<PathBuf>,
+    /// Draw pixels, without an autoencoder: for small pictures, and for their likelihood
+    #[arg(long)]
+    pixels: bool,
     /// Updates of the autoencoder
     #[arg(long, default_value_t = 2_000)]
     autoencoder_steps: usize,
@@ -44,9 +51,9 @@ pub(super) struct Args {
     /// Parts of a batch that are computed side by side; part of the run, not of the machine
     #[arg(long, default_value_t = 2)]
     shards: usize,
-    /// How noise levels count in the loss of text encoder and U-Net
-    #[arg(long, value_enum, default_value_t = LossWeights::Balanced)]
-    weighting: LossWeights,
+    /// How noise levels count in the loss of text encoder and U-Net [default: balanced; for pixels simple]
+    #[arg(long, value_enum)]
+    weighting: Option<LossWeights>,
     /// Where all random choices start
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -85,10 +92,13 @@ pub(super) fn run(args: Args) -> Result<()> {
     let flag = stop.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
         .map_err(|e| crate::Error::Training(format!("cannot listen for Ctrl+C: {e}")))?;
+    let space = if args.pixels { Space::Pixels } else { Space::Latents };
     let recipe = Recipe {
         data: args.data,
         out: args.out,
         init: args.init,
+        text_from: args.text_from,
+        space,
         autoencoder_steps: args.autoencoder_steps,
         autoencoder_learning_rate: args.autoencoder_learning_rate,
         text_steps: args.text_steps,
@@ -98,7 +108,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         batch: args.batch,
         shards: args.shards,
         seed: args.seed,
-        weighting: args.weighting.into(),
+        weighting: args.weighting.map_or_else(|| space.weighting(), Weighting::from),
         report_every: Duration::from_secs_f64(60.0 * args.report_minutes),
     };
     recipe::train(&recipe, &stop)

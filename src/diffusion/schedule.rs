@@ -36,6 +36,14 @@ pub enum Betas {
     /// `alpha_bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2)`, rates capped at 0.999 (Nichol and Dhariwal,
     /// arXiv:2102.09672, eq. 17).
     Cosine,
+    /// Sigma evenly spaced in its logarithm: the linear gamma of variational diffusion models (Kingma et al.,
+    /// arXiv:2107.00630), under which the simple loss is the evidence lower bound.
+    LogLinear {
+        /// Sigma at t = 0.
+        low: f64,
+        /// Sigma at t = T - 1.
+        high: f64,
+    },
 }
 
 impl Betas {
@@ -53,8 +61,19 @@ impl Betas {
                 let alpha_bar = |i: usize| ((i as f64 / steps as f64 + 0.008) / 1.008 * FRAC_PI_2).cos().powi(2);
                 (0..steps).map(|i| (1.0 - alpha_bar(i + 1) / alpha_bar(i)).min(0.999)).collect()
             }
+            Self::LogLinear { low, high } => {
+                let variances = linspace(low.ln(), high.ln(), steps).map(|log_sigma| (2.0 * log_sigma).exp());
+                rates_between(variances)
+            }
         }
     }
+}
+
+/// `beta_t = 1 - alpha_bar_t / alpha_bar_(t-1)`, written in squares of sigma, where nothing cancels.
+fn rates_between(variances: impl Iterator<Item = f64>) -> Vec<f64> {
+    let rate =
+        |before: &mut f64, variance: f64| Some((variance - std::mem::replace(before, variance)) / (1.0 + variance));
+    variances.scan(0.0, rate).collect()
 }
 
 /// `n` evenly spaced numbers with both ends; the first alone when n is 1.
@@ -85,14 +104,16 @@ impl NoiseSchedule {
     /// The schedule of `betas` at `steps` times, optionally rescaled to zero terminal SNR (for models that predict
     /// velocity or the clean picture). Fails when a rate leaves (0, 1) or there are fewer than two times.
     pub fn new(betas: Betas, steps: usize, zero_terminal_snr: bool) -> Result<Self> {
-        let mut alpha_bars: Vec<f64> = betas
-            .rates(steps)
-            .into_iter()
-            .scan(1.0, |alpha_bar, beta| {
-                *alpha_bar *= 1.0 - beta;
-                Some(*alpha_bar)
-            })
-            .collect();
+        Self::from_rates(&betas.rates(steps), zero_terminal_snr)
+    }
+
+    /// The same for a given table of rates `beta_t`.
+    pub fn from_rates(rates: &[f64], zero_terminal_snr: bool) -> Result<Self> {
+        let kept = |alpha_bar: &mut f64, beta: &f64| {
+            *alpha_bar *= 1.0 - beta;
+            Some(*alpha_bar)
+        };
+        let mut alpha_bars: Vec<f64> = rates.iter().scan(1.0, kept).collect();
         if zero_terminal_snr {
             rescale_to_zero_terminal_snr(&mut alpha_bars);
         }
@@ -108,6 +129,11 @@ impl NoiseSchedule {
             return Err(Error::invalid(FieldError::new("betas", "out_of_range", message)));
         }
         Ok(Self { log_sigmas })
+    }
+
+    /// The table of rates `beta_t`, t = 0 .. T - 1, that gives this schedule.
+    pub fn rates(&self) -> Vec<f64> {
+        rates_between(self.log_sigmas.iter().map(|log_sigma| (2.0 * log_sigma).exp()))
     }
 
     /// T, the number of times the schedule was made for.
@@ -192,6 +218,27 @@ mod tests {
         };
         assert_close(&found, &[truth(1.0), truth(501.0), truth(999.0)], 1e-12);
         assert_close(&[schedule.alpha_bar(999.0) / schedule.alpha_bar(998.0)], &[0.001], 1e-12);
+    }
+
+    /// gamma from -13.3 to 5, as VDM's configuration for CIFAR-10 begins.
+    #[test]
+    fn log_linear_sigmas_have_their_ends_and_one_ratio() {
+        let (low, high) = ((-13.3f64 / 2.0).exp(), 2.5f64.exp());
+        let schedule = NoiseSchedule::new(Betas::LogLinear { low, high }, 1000, false).unwrap();
+        assert_close(&[schedule.sigma_min() / low, schedule.sigma_max() / high], &[1.0, 1.0], 1e-9);
+        let gap = (high / low).ln() / 999.0;
+        assert_close(&[1.0, 400.0, 900.0].map(|t| schedule.log_sigma_gap(t)), &[gap; 3], 1e-9);
+    }
+
+    #[test]
+    fn rates_give_the_schedule_again() {
+        for schedule in [stable_diffusion(), NoiseSchedule::new(Betas::Cosine, 100, false).unwrap()] {
+            let again = NoiseSchedule::from_rates(&schedule.rates(), false).unwrap();
+            for t in [0.0, 50.0, 99.0] {
+                assert_close(&[again.sigma(t) / schedule.sigma(t)], &[1.0], 1e-10);
+            }
+        }
+        assert!(NoiseSchedule::from_rates(&[0.1, -0.1], false).is_err());
     }
 
     #[test]

@@ -64,12 +64,11 @@ pub fn folders() -> Vec<PathBuf> {
     named.into_iter().chain(checkpoint::users_folder()).collect()
 }
 
-/// The first of [`folders`] that can be written to. It is made if it is missing.
-pub fn models_folder() -> Result<PathBuf> {
-    let folders = folders();
+/// The first of `folders` that can be written to. It is made if it is missing.
+pub fn writable(folders: &[PathBuf]) -> Result<PathBuf> {
     let tried: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    let writable = |folder: &PathBuf| fs::create_dir_all(folder).is_ok() && try_to_write(folder).is_ok();
-    folders.into_iter().find(writable).ok_or_else(|| {
+    let can_be = |folder: &&PathBuf| fs::create_dir_all(folder).is_ok() && try_to_write(folder).is_ok();
+    folders.iter().find(can_be).cloned().ok_or_else(|| {
         let message =
             format!("no folder for models can be written to ({}); name one in LIMNER_MODELS", tried.join(", "));
         Error::Hub(Fault::NoSpace(message))

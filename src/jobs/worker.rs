@@ -110,7 +110,7 @@ fn draw_all(jobs: &Jobs, models: &dyn Lend, claims: Vec<Claim>) {
     let lent = guarded("loading", || models.lend(&model, &mut || jobs.tell_loading(&claims, &model)));
     let claims = jobs.still_wanted(claims);
     match lent {
-        Ok(artist) => draw_together(jobs, &*artist, claims),
+        Ok(artist) => draw_together(jobs, artist, claims),
         Err(error) => {
             let Failure { code, message } = failure(&error);
             tracing::error!(model, %error, "a model could not be loaded");
@@ -121,29 +121,33 @@ fn draw_all(jobs: &Jobs, models: &dyn Lend, claims: Vec<Claim>) {
     }
 }
 
-/// One job has all cores; of several, each has one. They end when they end, and do not wait for each other.
-fn draw_together(jobs: &Jobs, artist: &dyn Draw, claims: Vec<Claim>) {
+/// One job has all cores; of several, each has one. They end when they end, and do not wait for each other. A model goes
+/// back before its last job is over: whoever hears of that may take it out of memory.
+fn draw_together(jobs: &Jobs, artist: Arc<dyn Draw>, claims: Vec<Claim>) {
     let together = claims.len();
     let claims = Mutex::new(claims.into_iter());
     let next = || claims.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let draw_next = || {
-        while let Some(claim) = next() {
-            let outcome = guarded("drawing", || draw(jobs, artist, &claim));
+    let draw_next = |artist: Arc<dyn Draw>| {
+        let (mut share, mut claimed) = (Some(artist), next());
+        while let (Some(artist), Some(claim)) = (share.take(), claimed) {
+            let outcome = guarded("drawing", || draw(jobs, &*artist, &claim));
+            claimed = next();
+            share = claimed.is_some().then_some(artist);
             jobs.complete(claim, outcome);
         }
     };
     if together <= 1 {
-        return draw_next();
+        return draw_next(artist);
     }
     std::thread::scope(|scope| {
         for _ in 1..together {
-            let thread = std::thread::Builder::new().name("worker".into());
+            let (thread, artist) = (std::thread::Builder::new().name("worker".into()), artist.clone());
             // Without the thread, its job is drawn by those that are there.
-            if let Err(error) = thread.spawn_scoped(scope, || kernels::on_this_thread(draw_next)) {
+            if let Err(error) = thread.spawn_scoped(scope, || kernels::on_this_thread(|| draw_next(artist))) {
                 tracing::warn!(%error, "a thread could not be started");
             }
         }
-        kernels::on_this_thread(draw_next);
+        kernels::on_this_thread(|| draw_next(artist));
     });
 }
 

@@ -16,6 +16,7 @@ mod fused;
 mod gemm;
 mod linear;
 mod math;
+mod merged;
 mod native;
 mod norm;
 mod reference;
@@ -70,6 +71,15 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
         return reference::linear(x, w, b);
     }
     Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w, x.dtype())?, linear::Linear)?)
+}
+
+/// `w + a b`, summed in f32 and rounded to the type of `w`; has no gradient. Shapes: `w` (O, I), `a` (O, R) and `b` (R, I)
+/// in f32; returns (O, I).
+pub fn add_product(w: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !is_native(a) || !stored::serves(w.dtype()) {
+        return reference::add_product(w, a, b);
+    }
+    Ok(w.contiguous()?.apply_op3_no_bwd(&a.contiguous()?, &b.contiguous()?, &merged::AddProduct)?)
 }
 
 /// 2-D convolution (cross-correlation). Shapes: `x` (B, H, W, I), `w` (O, kh, kw, I), `b` (O); returns (B, H', W', O).

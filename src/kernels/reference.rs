@@ -21,6 +21,10 @@ pub(super) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tenso
     Ok(candle_nn::Linear::new(w.to_dtype(x.dtype())?, b).forward(x)?)
 }
 
+pub(super) fn add_product(w: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok((w.to_dtype(DType::F32)? + a.matmul(b)?)?.to_dtype(w.dtype())?)
+}
+
 pub(super) fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
     // Of which candle has no convolution on the CPU.
     if x.device().is_cpu() && x.dtype() == DType::BF16 {

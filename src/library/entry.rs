@@ -16,12 +16,21 @@ pub struct Entry {
     pub name: String,
     /// Whether it is drawn with where a request names none.
     pub first: bool,
+    /// The folder that it lies in, as long as it is there.
+    pub folder: Option<PathBuf>,
     /// Of all its files.
     pub bytes_on_disk: u64,
     /// Whether it is in memory.
     pub presence: Presence,
     /// What it is, or why it cannot be used.
     pub outline: Result<Outline, String>,
+}
+
+impl Entry {
+    /// Whether it lies in one of these folders.
+    pub fn lies_in(&self, folders: &[PathBuf]) -> bool {
+        self.folder.as_ref().is_some_and(|folder| folders.contains(folder))
+    }
 }
 
 /// Where a model is.

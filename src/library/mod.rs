@@ -22,7 +22,7 @@ use candle_core::Device;
 use catalogue::Catalogue;
 use entry::{Found, Reason};
 use shelf::{Room, Shelf, Taken, Weigh};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -205,11 +205,14 @@ impl Library {
     }
 
     fn entry(&self, name: String) -> Entry {
-        let (bytes_on_disk, outline) = match self.catalogue.find(&name) {
-            Ok(found) => (found.stamp.bytes(), self.catalogue.outline(&found).map_err(|reason| reason.text)),
-            Err(_) => (0, Err("its files are gone".to_owned())),
+        let (bytes_on_disk, folder, outline) = match self.catalogue.find(&name) {
+            Ok(found) => {
+                let outline = self.catalogue.outline(&found).map_err(|reason| reason.text);
+                (found.stamp.bytes(), found.path.parent().map(Path::to_owned), outline)
+            }
+            Err(_) => (0, None, Err("its files are gone".to_owned())),
         };
-        Entry { first: name == self.first(), presence: self.presence(&name), bytes_on_disk, outline, name }
+        Entry { first: name == self.first(), folder, presence: self.presence(&name), bytes_on_disk, outline, name }
     }
 
     fn presence(&self, name: &str) -> Presence {

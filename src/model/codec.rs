@@ -1,4 +1,4 @@
-//! Pictures to the latents that a U-Net works on, and back: an autoencoder with its normalisation.
+//! Pictures to the latents that a U-Net works on, and back: an autoencoder with its normalisation, or nothing at all.
 
 use super::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use super::checkpoint::read_json;
@@ -10,7 +10,7 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// An autoencoder of one of the known kinds.
+/// An autoencoder of one of the known kinds, or none.
 #[derive(Debug)]
 pub enum Codec {
     /// The bundled model's.
@@ -19,15 +19,21 @@ pub enum Codec {
     Kl(Box<AutoencoderKl>),
     /// One that was distilled from that.
     Tiny(Box<AutoencoderTiny>),
+    /// None: the U-Net works on pixels.
+    Pixels,
 }
 
-/// The contents of `vae/config.json`, checked.
+/// The contents of `vae/config.json`, checked; [`CodecConfig::Pixels`] is a model without one.
 #[derive(Debug, Clone)]
 pub(super) enum CodecConfig {
     Patch(PatchAutoencoderConfig),
     Kl(VaeConfig),
     Tiny(TinyConfig),
+    Pixels,
 }
+
+/// Colours of a pixel.
+const COLOURS: usize = 3;
 
 #[derive(Deserialize)]
 struct Kind {
@@ -71,7 +77,7 @@ impl CodecConfig {
             Self::Kl(config) if config.latent_channels != 4 => None,
             Self::Kl(config) if (config.scaling_factor - 0.13025).abs() < 1e-6 => Some("taesdxl"),
             Self::Kl(_) => Some("taesd"),
-            Self::Patch(_) | Self::Tiny(_) => None,
+            Self::Patch(_) | Self::Tiny(_) | Self::Pixels => None,
         }
     }
 
@@ -81,6 +87,7 @@ impl CodecConfig {
             Self::Patch(config) => config.factor(),
             Self::Kl(config) => config.factor(),
             Self::Tiny(config) => config.factor(),
+            Self::Pixels => 1,
         }
     }
 
@@ -90,6 +97,7 @@ impl CodecConfig {
             Self::Patch(config) => config.latent_channels,
             Self::Kl(config) => config.latent_channels,
             Self::Tiny(config) => config.latent_channels,
+            Self::Pixels => COLOURS,
         }
     }
 
@@ -98,9 +106,9 @@ impl CodecConfig {
         matches!(self, Self::Tiny(_))
     }
 
-    /// Whether it is of the bundled model's kind.
-    pub(super) fn is_patch(&self) -> bool {
-        matches!(self, Self::Patch(_))
+    /// Whether only models that this program trained have it.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self, Self::Patch(_) | Self::Pixels)
     }
 }
 
@@ -134,6 +142,7 @@ impl Codec {
             CodecConfig::Patch(config) => Self::Patch(Box::new(PatchAutoencoder::new(config, vb)?)),
             CodecConfig::Kl(config) => Self::Kl(Box::new(AutoencoderKl::new(config, vb)?)),
             CodecConfig::Tiny(config) => Self::Tiny(Box::new(AutoencoderTiny::new(config, vb)?)),
+            CodecConfig::Pixels => Self::Pixels,
         })
     }
 
@@ -143,6 +152,7 @@ impl Codec {
             Self::Patch(model) => model.config().factor(),
             Self::Kl(model) => model.config().factor(),
             Self::Tiny(model) => model.config().factor(),
+            Self::Pixels => 1,
         }
     }
 
@@ -152,6 +162,7 @@ impl Codec {
             Self::Patch(model) => model.config().latent_channels,
             Self::Kl(model) => model.config().latent_channels,
             Self::Tiny(model) => model.config().latent_channels,
+            Self::Pixels => COLOURS,
         }
     }
 
@@ -161,6 +172,7 @@ impl Codec {
             Self::Patch(model) => model.dtype(),
             Self::Kl(model) => model.dtype(),
             Self::Tiny(model) => model.dtype(),
+            Self::Pixels => DType::F32,
         }
     }
 
@@ -171,6 +183,7 @@ impl Codec {
             Self::Patch(model) => model.encode(&x)?.mean,
             Self::Kl(model) => model.encode(&x)?.mean,
             Self::Tiny(model) => model.encode(&x)?,
+            Self::Pixels => x,
         };
         Ok(mean.to_dtype(pictures.dtype())?)
     }
@@ -184,6 +197,7 @@ impl Codec {
                 Ok(((self.mean(pictures)? - shift)? * scale)?)
             }
             Self::Tiny(model) => model.encode(pictures),
+            Self::Pixels => Ok(pictures.clone()),
         }
     }
 
@@ -197,6 +211,7 @@ impl Codec {
                 model.decode(&((x / scale)? + shift)?)?
             }
             Self::Tiny(model) => model.decode(&x)?,
+            Self::Pixels => x,
         };
         Ok(pictures.to_dtype(latents.dtype())?)
     }

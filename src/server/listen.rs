@@ -67,8 +67,11 @@ async fn connection(stream: TcpStream, routes: Router, watcher: Watcher, place: 
 async fn drain(app: &App, graceful: GracefulShutdown) {
     app.jobs().close();
     app.stopping().cancel();
+    let pulls = app.pulls().clone();
+    let ended = tokio::task::spawn_blocking(move || pulls.close());
     let idle = async {
         app.idle().await;
+        let _ = ended.await;
         graceful.shutdown().await;
     };
     tokio::pin!(idle);

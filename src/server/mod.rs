@@ -15,6 +15,7 @@ mod openapi;
 mod page;
 mod pictures;
 mod problem;
+mod pulls;
 mod view;
 
 pub use listen::serve;
@@ -22,6 +23,7 @@ pub use problem::Problem;
 
 use crate::config::ServerConfig;
 use crate::error::{Error, Result};
+use crate::hub::Pulls;
 use crate::jobs::{Event, Id, Job, Jobs, State as JobState, Worker};
 use crate::library::Library;
 use crate::request::{Facts, GenerateRequest, Plan};
@@ -50,12 +52,13 @@ struct Inner {
     jobs: Jobs,
     worker: Worker,
     metrics: Metrics,
+    pulls: Pulls,
     stopping: CancellationToken,
 }
 
 impl App {
-    /// Opens the data folder and starts the worker.
-    pub fn start(config: ServerConfig, folder: &Path, library: Arc<Library>) -> Result<Self> {
+    /// Opens the data folder and starts the worker. `pulls` is where models come from.
+    pub fn start(config: ServerConfig, folder: &Path, library: Arc<Library>, pulls: Pulls) -> Result<Self> {
         let (first_facts, jobs) = (library.facts("")?, Jobs::open(folder, config.limits())?);
         let worker = Worker::start(jobs.clone(), library.clone())?;
         Ok(Self {
@@ -66,6 +69,7 @@ impl App {
                 jobs,
                 worker,
                 metrics: Metrics::new(),
+                pulls,
                 stopping: CancellationToken::new(),
             }),
         })
@@ -89,6 +93,11 @@ impl App {
     /// The models.
     pub fn library(&self) -> &Library {
         &self.inner.library
+    }
+
+    /// The models on their way.
+    pub fn pulls(&self) -> &Pulls {
+        &self.inner.pulls
     }
 
     /// Checks requests.

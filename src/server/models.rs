@@ -3,12 +3,14 @@
 use super::openapi::Problems;
 use super::problem::Document;
 use super::{App, Inner, Problem, blocking};
+use crate::hub;
 use crate::library::{Entry, Presence, Unloaded};
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Serialize;
+use std::path::PathBuf;
 use utoipa::ToSchema;
 
 /// All models.
@@ -44,6 +46,8 @@ pub(super) struct ModelView {
     pub(super) loaded: bool,
     /// Whether it is being drawn with; it then stays in memory.
     pub(super) in_use: bool,
+    /// Whether its files can be removed here.
+    pub(super) removable: bool,
     /// All its files together.
     pub(super) bytes_on_disk: u64,
     /// What its weights take in memory, or will take by their headers.
@@ -63,7 +67,7 @@ pub(super) struct DefaultsView {
 }
 
 impl ModelView {
-    fn new(entry: Entry, waiting: &[String]) -> Self {
+    fn new(entry: Entry, waiting: &[String], folders: &[PathBuf]) -> Self {
         let waits = waiting.contains(&entry.name);
         let (state, loaded, taken) = match entry.presence {
             Presence::Loaded { bytes, .. } => ("loaded", true, Some(bytes)),
@@ -71,6 +75,7 @@ impl ModelView {
             Presence::OnDisk if waits => ("waiting", false, None),
             Presence::OnDisk => ("on_disk", false, None),
         };
+        let removable = !entry.first && entry.lies_in(folders);
         let (outline, reason) = match entry.outline {
             Ok(outline) => (Some(outline), None),
             Err(reason) => (None, Some(reason)),
@@ -83,6 +88,7 @@ impl ModelView {
             state,
             loaded,
             in_use: matches!(entry.presence, Presence::Loaded { in_use: true, .. }),
+            removable,
             bytes_on_disk: entry.bytes_on_disk,
             memory_bytes: taken.or(outline.as_ref().map(|outline| outline.bytes)),
             multiple_of: facts.map(|facts| facts.multiple_of),
@@ -101,14 +107,16 @@ impl Inner {
     /// All models. May block.
     pub(super) fn models(&self) -> Models {
         let waiting = self.jobs.loads();
-        let models = self.library.list().into_iter().map(|entry| ModelView::new(entry, &waiting)).collect();
+        let view = |entry| ModelView::new(entry, &waiting, self.pulls.folders());
+        let models = self.library.list().into_iter().map(view).collect();
         let used_bytes = self.library.loaded().iter().map(|(_, bytes)| bytes).sum();
         let memory = MemoryView { used_bytes, budget_bytes: self.library.budget() };
         Models { models, default: self.library.first().to_owned(), memory }
     }
 
     fn model(&self, name: &str) -> Result<ModelView, Problem> {
-        Ok(ModelView::new(self.library.get(name).ok_or_else(missing)?, &self.jobs.loads()))
+        let entry = self.library.get(name).ok_or_else(missing)?;
+        Ok(ModelView::new(entry, &self.jobs.loads(), self.pulls.folders()))
     }
 
     /// Has a model loaded, even one that could not be when it was tried the last time. May block.
@@ -135,7 +143,30 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Takes a model out of memory and removes its files. May block.
+    fn remove(&self, name: &str) -> Result<(), Problem> {
+        let model = self.model(name)?;
+        if !model.removable {
+            let why = if model.default { "is the default" } else { "was not put where this server keeps models" };
+            let detail = format!("{} {why}, and stays.", model.name);
+            return Err(Problem::new(StatusCode::CONFLICT, "not_removable", detail));
+        }
+        self.unload(&model.name)?;
+        let removed = hub::remove(&model.name, self.pulls.folders())?;
+        tracing::info!(model = model.name, path = %removed.display(), "removed");
+        Ok(())
+    }
+}
+
 impl App {
+    /// Removes a model.
+    pub(super) async fn remove_model(&self, name: String) -> Result<(), Problem> {
+        self.check_may_pull()?;
+        let inner = self.inner.clone();
+        blocking(move || Ok(inner.remove(&name))).await?
+    }
+
     /// All models.
     pub(super) async fn models(&self) -> Result<Models, Problem> {
         let inner = self.inner.clone();
@@ -171,6 +202,17 @@ pub(super) async fn load(State(app): State<App>, name: Named) -> Result<(StatusC
     (status = 409, description = "It is being drawn with", body = Document, content_type = "application/problem+json"), Problems))]
 pub(super) async fn unload(State(app): State<App>, name: Named) -> Result<Json<ModelView>, Problem> {
     Ok(Json(app.change_model(known(name)?, false).await?))
+}
+
+/// Removes a model's files.
+#[utoipa::path(delete, path = "/api/v1/models/{name}", tag = "models",
+    params(("name" = String, Path, description = "As in the list")), responses(
+    (status = 204, description = "They are gone"),
+    (status = 409, description = "It is being drawn with, or is not one that can be removed", body = Document,
+     content_type = "application/problem+json"), Problems))]
+pub(super) async fn remove(State(app): State<App>, name: Named) -> Result<StatusCode, Problem> {
+    app.remove_model(known(name)?).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A model's name in an address.

@@ -2,7 +2,7 @@
 
 use super::problem::Document;
 use super::{__path_alive, __path_ready};
-use super::{App, alive, api, events, images, jobs, lists, metrics, models, page, pictures, ready};
+use super::{App, alive, api, events, images, jobs, lists, metrics, models, page, pictures, pulls, ready};
 use crate::request::{FIELDS, GenerateRequest, Kind};
 use axum::Router;
 use axum::http::header;
@@ -40,6 +40,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(models::list))
         .routes(routes!(models::load))
         .routes(routes!(models::unload))
+        .routes(routes!(models::remove))
+        .routes(routes!(pulls::list, pulls::submit))
+        .routes(routes!(pulls::show, pulls::cancel))
+        .routes(routes!(pulls::events))
         .routes(routes!(lists::samplers))
         .routes(routes!(lists::schedules))
         .routes(routes!(lists::loras))

@@ -1,6 +1,7 @@
 //! Errors as problem documents (RFC 9457): what a client did wrong in full, what went wrong in here not at all.
 
 use crate::error::{Error, FieldError};
+use crate::hub::Fault;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -74,6 +75,25 @@ impl Problem {
         format!("{:x}-{}", std::process::id(), self.request)
     }
 
+    /// What went wrong between this server and a hub, or with a model that it has.
+    fn of_hub(fault: &Fault) -> Self {
+        let (status, code) = match fault {
+            Fault::Denied(_) => (StatusCode::BAD_GATEWAY, "hub_denied"),
+            Fault::Missing(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Fault::Unsuitable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unsuitable"),
+            Fault::Taken(_) => (StatusCode::CONFLICT, "taken"),
+            Fault::NoSpace(_) => (StatusCode::INSUFFICIENT_STORAGE, "no_space"),
+            Fault::Busy { .. } => (StatusCode::TOO_MANY_REQUESTS, "busy"),
+            Fault::Unreachable(_) => (StatusCode::BAD_GATEWAY, "hub_unreachable"),
+            Fault::Broken(_) => (StatusCode::BAD_GATEWAY, "hub_broken"),
+        };
+        let retry_after = match fault {
+            Fault::Busy { retry_after_seconds, .. } => *retry_after_seconds,
+            _ => None,
+        };
+        Self { retry_after, ..Self::new(status, code, fault.to_string()) }
+    }
+
     /// A fault in here: the log gets it, the client only the number to ask about.
     fn fault(error: &Error) -> Self {
         let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong in the server.");
@@ -111,6 +131,7 @@ impl From<Error> for Problem {
                 tracing::error!(request_id = problem.request_id(), %error, "storage is not available");
                 Self { retry_after: Some(5), ..problem }
             }
+            Error::Hub(fault) => Self::of_hub(&fault),
             Error::NonFinite(detail) => {
                 let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "nonfinite_latents", detail);
                 tracing::error!(request_id = problem.request_id(), detail = problem.detail, "a picture was not finite");

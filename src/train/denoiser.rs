@@ -1,21 +1,20 @@
-//! The second part: text encoder and U-Net together, by denoising score matching on the autoencoder's latents.
+//! The second part: text encoder and U-Net together, by denoising score matching on latents or pixels.
 
 use super::data::{Dice, Record, Split, vocabulary};
 use super::export::{write_json, write_text};
 use super::parameters::Parameters;
 use super::report::save_picture;
+use super::space::{DenoiserConfig, Space};
 use super::task::{Figures, Task};
 use super::text;
 use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned, Prediction, Weighting};
 use crate::diffusion::noise::Philox;
-use crate::diffusion::schedule::{Betas, NoiseSchedule};
+use crate::diffusion::schedule::NoiseSchedule;
 use crate::image::{batch_from_tensor, grid};
-use crate::model::autoencoder::PatchAutoencoder;
-use crate::model::clip::{ClipTextConfig, ClipTextModel, HiddenActivation};
+use crate::model::clip::ClipTextModel;
+use crate::model::codec::Codec;
 use crate::model::tokenizer::Tokenizer;
-use crate::model::unet::{
-    AdditionEmbedType, Conditioning, DownBlockType, PerBlock, UNet2DConditionModel, UNetConfig, UpBlockType,
-};
+use crate::model::unet::{Conditioning, UNet2DConditionModel};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
@@ -26,58 +25,18 @@ use std::path::{Path, PathBuf};
 const CAPTION_DROPOUT: f64 = 0.12;
 
 /// Longest prompt in tokens, start and end included. Captions of icons are short, and each position costs time.
-const TEXT_LENGTH: usize = 32;
+pub(super) const TEXT_LENGTH: usize = 32;
 
 /// Units of the vocabulary trained on the captions.
 const VOCABULARY: usize = 4096;
 
-/// The sizes of both networks.
-#[derive(Debug, Clone)]
-pub struct DenoiserConfig {
-    /// The text encoder.
-    pub text: ClipTextConfig,
-    /// The U-Net.
-    pub unet: UNetConfig,
-}
-
-impl DenoiserConfig {
-    /// The bundled model's sizes, for latents of `side` x `side` x `channels`.
-    pub fn small(vocab_size: usize, side: usize, channels: usize) -> Self {
-        let text = ClipTextConfig {
-            vocab_size,
-            hidden_size: 192,
-            intermediate_size: 768,
-            num_hidden_layers: 3,
-            num_attention_heads: 6,
-            max_position_embeddings: TEXT_LENGTH,
-            hidden_act: HiddenActivation::QuickGelu,
-            layer_norm_eps: 1e-5,
-            ..ClipTextConfig::default()
-        };
-        let unet = UNetConfig {
-            sample_size: side,
-            in_channels: channels,
-            out_channels: channels,
-            down_block_types: vec![DownBlockType::CrossAttention; 2],
-            up_block_types: vec![UpBlockType::CrossAttention; 2],
-            block_out_channels: vec![128, 256],
-            layers_per_block: 1,
-            cross_attention_dim: text.hidden_size,
-            addition_embed_type: Some(AdditionEmbedType::Text),
-            addition_embed_type_num_heads: text.num_attention_heads,
-            attention_head_dim: PerBlock::Each(vec![4, 8]),
-            use_linear_projection: true,
-            ..UNetConfig::default()
-        };
-        Self { text, unet }
-    }
-}
-
 /// Trains a [`ClipTextModel`] and a [`UNet2DConditionModel`] together.
 pub struct DenoiserTask<'a> {
+    /// What is drawn.
+    pub space: Space,
     /// The networks' sizes.
     pub config: DenoiserConfig,
-    /// The training pictures' latents, normalised per channel: (N, C, h, w).
+    /// What the training pictures are in that space: (N, C, h, w). Latents are normalised per channel.
     pub latents: Tensor,
     /// The training records, one per row of `latents`.
     pub records: Vec<&'a Record>,
@@ -87,19 +46,12 @@ pub struct DenoiserTask<'a> {
     pub schedule: NoiseSchedule,
     /// How noise levels count.
     pub weighting: Weighting,
-    /// Latents back to pictures, for previews.
-    pub decoder: &'a PatchAutoencoder,
+    /// The way back to pictures, for previews.
+    pub codec: &'a Codec,
     /// The model folder that [`Task::export`] writes to.
     pub folder: PathBuf,
     /// Prompts of the preview sheets.
     pub prompts: Vec<String>,
-}
-
-/// The forward process of models trained here: Stable Diffusion's. On latents of 8x8 it spends its time where shapes are
-/// decided; DDPM's linear betas would give nearly half of it to levels at which only a colour can be told. At its last
-/// step even the mean of 64 positions holds more noise (14.6 / 8) than signal (at most 1), so pure noise is a fair start.
-pub(super) fn schedule() -> Result<NoiseSchedule> {
-    NoiseSchedule::new(Betas::ScaledLinear { start: 0.00085, end: 0.012 }, 1000, false)
 }
 
 /// A U-Net that has been told its text.
@@ -158,6 +110,7 @@ impl Task for DenoiserTask<'_> {
         let captions: Vec<String> = samples.iter().map(caption).collect();
         let rows: Vec<u32> = samples.iter().map(|&s| s as u32).collect();
         let clean = self.latents.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+        let clean = dequantised(clean, self.space.dequantisation(), &mut dice)?;
         let noise = Philox::new(stream).normals(0, clean.elem_count());
         let noise = Tensor::from_vec(noise, clean.shape(), &Device::Cpu)?;
         let sigmas = self.sigmas(samples.len(), dice.uniform());
@@ -171,25 +124,19 @@ impl Task for DenoiserTask<'_> {
     }
 
     fn preview(&self, vb: &VarBuilder<'_>, path: &Path) -> Result<()> {
-        let latents = self.decoder.denormalise(&self.draw(vb, 3.0, 24)?)?;
-        save_picture(&grid(&batch_from_tensor(&self.decoder.decode(&latents)?)?, 8), path)
+        let pictures = self.codec.decode(&self.draw(vb, 3.0, 24)?)?;
+        save_picture(&grid(&batch_from_tensor(&pictures)?, 8), path)
     }
 
     fn export(&self, vb: &VarBuilder<'_>) -> Result<()> {
-        let folder = |name: &str| -> Result<PathBuf> {
-            let folder = self.folder.join(name);
-            std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-            Ok(folder)
-        };
         text::export(&self.config.text, vb, &self.folder)?;
-        let unet = folder("unet")?;
+        let unet = self.folder.join("unet");
+        std::fs::create_dir_all(&unet).map_err(Error::io(&unet))?;
         let recorder = Parameters::new(0, &Device::Cpu);
         UNet2DConditionModel::new(&self.config.unet, &recorder.builder())?;
         text::write_weights(&recorder, &vb.pp("unet"), &unet.join("diffusion_pytorch_model.safetensors"))?;
         write_json(&unet.join("config.json"), &self.config.unet)?;
-        let scheduler = folder("scheduler")?.join("scheduler_config.json");
-        write_text(&scheduler, include_str!("scheduler_config.json"))?;
-        write_text(&self.folder.join("model_index.json"), include_str!("model_index.json"))
+        self.space.export(&self.schedule, &self.folder)
     }
 }
 
@@ -199,6 +146,15 @@ impl DenoiserTask<'_> {
         let last = (self.schedule.steps() - 1) as f64;
         (0..count).map(|i| self.schedule.sigma(last * ((offset + i as f64) / count as f64))).collect()
     }
+}
+
+/// `x` and uniform noise of this width around 0; a width of 0 changes nothing.
+fn dequantised(x: Tensor, width: f64, dice: &mut Dice) -> Result<Tensor> {
+    if width == 0.0 {
+        return Ok(x);
+    }
+    let noise = (0..x.elem_count()).map(|_| (width * (dice.uniform() - 0.5)) as f32).collect();
+    Ok((&x + Tensor::from_vec(noise, x.shape(), x.device())?)?)
 }
 
 /// Trains the vocabulary on a data set's captions, writes `tokenizer/` and `words.txt`, and opens the tokenizer.

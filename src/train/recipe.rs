@@ -2,21 +2,26 @@
 
 use super::codec::{CodecTask, channel_statistics, encode_all};
 use super::data::{Dataset, Split};
-use super::denoiser::{self, DenoiserConfig, DenoiserTask};
+use super::denoiser::{self, DenoiserTask};
 use super::fit::{Settings, fit};
 use super::optimizer::Constants;
 use super::parameters::Parameters;
 use super::pixels::Pixels;
+use super::space::Space;
 use super::task::Task;
 use super::text::TextTask;
 use crate::diffusion::denoiser::Weighting;
 use crate::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
+use crate::model::codec::Codec;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+/// The text encoder's folder.
+const TEXT: &str = "text_encoder";
 
 /// Everything a person chooses about a training run.
 #[derive(Debug, Clone)]
@@ -27,6 +32,10 @@ pub struct Recipe {
     pub out: PathBuf,
     /// A model folder to start from instead of random weights (a saved state in `out` goes before it).
     pub init: Option<PathBuf>,
+    /// A model folder to take text encoder and vocabulary from, to train them on.
+    pub text_from: Option<PathBuf>,
+    /// What the U-Net draws.
+    pub space: Space,
     /// Updates of the autoencoder.
     pub autoencoder_steps: usize,
     /// Highest learning rate of the autoencoder.
@@ -54,11 +63,23 @@ pub struct Recipe {
 impl Recipe {
     /// Overwrites `parameters` with the weights of one part of the model to start from; `prefix` goes before their names.
     fn initialise(&self, parameters: &Parameters, file: &str, prefix: &str) -> Result<()> {
-        let Some(folder) = &self.init else { return Ok(()) };
+        let folder = self.text_from.as_ref().filter(|_| file.starts_with(TEXT)).or(self.init.as_ref());
+        let Some(folder) = folder else { return Ok(()) };
         let path = folder.join(file);
         let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
         parameters.assign(&tensors.into_iter().map(|(name, t)| (format!("{prefix}{name}"), t)).collect())
+    }
+
+    /// Takes the vocabulary along with the text encoder.
+    fn take_vocabulary(&self) -> Result<()> {
+        let Some(folder) = &self.text_from else { return Ok(()) };
+        let (from, to) = (folder.join("tokenizer"), self.out.join("tokenizer"));
+        std::fs::create_dir_all(&to).map_err(Error::io(&to))?;
+        for file in ["vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"] {
+            std::fs::copy(from.join(file), to.join(file)).map_err(Error::io(from.join(file)))?;
+        }
+        Ok(())
     }
 
     fn settings(&self, name: &'static str, steps: usize, learning_rate: f64) -> Settings {
@@ -87,17 +108,15 @@ pub fn train(recipe: &Recipe, stop: &AtomicBool) -> Result<()> {
     let data = Dataset::open(&recipe.data)?;
     let pixels = Pixels::new(data.load_pixels()?, data.size);
     let indices = data.indices(Split::Train);
-    let (codec, latents) = autoencoder(recipe, &pixels, &indices, stop)?;
+    let (codec, latents) = match recipe.space {
+        Space::Latents => autoencoder(recipe, &pixels, &indices, stop)?,
+        Space::Pixels => (Codec::Pixels, pixels.batch(&indices, || false)?),
+    };
     denoiser(recipe, &data, &codec, latents, stop)
 }
 
 /// Trains the autoencoder; returns it with the normalised latents of the training pictures.
-fn autoencoder(
-    recipe: &Recipe,
-    pixels: &Pixels,
-    indices: &[usize],
-    stop: &AtomicBool,
-) -> Result<(PatchAutoencoder, Tensor)> {
+fn autoencoder(recipe: &Recipe, pixels: &Pixels, indices: &[usize], stop: &AtomicBool) -> Result<(Codec, Tensor)> {
     let config = PatchAutoencoderConfig::small();
     let parameters = Parameters::new(recipe.seed, &Device::Cpu);
     PatchAutoencoder::new(&config, &parameters.builder())?;
@@ -112,7 +131,7 @@ fn autoencoder(
     task.export(&parameters.builder())?;
     let model = PatchAutoencoder::new(&task.config, &parameters.builder())?;
     let latents = model.normalise(&latents)?;
-    Ok((model, latents))
+    Ok((Codec::Patch(Box::new(model)), latents))
 }
 
 /// Trains the text encoder alone; returns its weights, under the names that they have beside the U-Net's.
@@ -129,18 +148,13 @@ fn text_encoder(recipe: &Recipe, task: &TextTask<'_>, stop: &AtomicBool) -> Resu
     Ok(parameters.named().into_iter().map(|(name, var)| (name, var.as_tensor().detach())).collect())
 }
 
-/// Trains text encoder and U-Net on the latents.
-fn denoiser(
-    recipe: &Recipe,
-    data: &Dataset,
-    codec: &PatchAutoencoder,
-    latents: Tensor,
-    stop: &AtomicBool,
-) -> Result<()> {
+/// Trains text encoder and U-Net on latents or pixels.
+fn denoiser(recipe: &Recipe, data: &Dataset, codec: &Codec, latents: Tensor, stop: &AtomicBool) -> Result<()> {
     let records: Vec<_> = data.training().collect();
+    recipe.take_vocabulary()?;
     let tokenizer = denoiser::tokenizer(data, &recipe.out)?;
     let (_, channels, side, _) = latents.dims4()?;
-    let config = DenoiserConfig::small(tokenizer.vocabulary_size(), side, channels);
+    let config = recipe.space.config(tokenizer.vocabulary_size(), side, channels);
     let text = TextTask {
         config: config.text.clone(),
         latents: latents.clone(),
@@ -150,14 +164,15 @@ fn denoiser(
     };
     let encoder = text_encoder(recipe, &text, stop)?;
     let task = DenoiserTask {
+        space: recipe.space,
         config,
         prompts: denoiser::preview_prompts(&records),
         records,
         latents,
         tokenizer,
-        schedule: denoiser::schedule()?,
+        schedule: recipe.space.schedule()?,
         weighting: recipe.weighting,
-        decoder: codec,
+        codec,
         folder: recipe.out.clone(),
     };
     let parameters = Parameters::new(recipe.seed + 1, &Device::Cpu);

@@ -3,6 +3,8 @@
 //! Without chromedriver this is passed over, unless `LIMNER_BROWSER=1` (as in `scripts/test`, which installs it). What
 //! was seen lies in `target/screenshots/`.
 
+use crate::hub::server::{ID, Mischief};
+use crate::hub::{LARGE, UNET, small_model};
 use crate::tiny_model;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -120,11 +122,11 @@ impl Drop for Window {
 }
 
 fn programs() -> Option<((Program, String), (Program, String))> {
-    programs_with(None)
+    programs_with(&[])
 }
 
-/// With the models of another place, too.
-fn programs_with(models: Option<&Path>) -> Option<((Program, String), (Program, String))> {
+/// The same with variables in the server's environment.
+fn programs_with(variables: &[(&str, &str)]) -> Option<((Program, String), (Program, String))> {
     let mut driver = Command::new("chromedriver");
     driver.arg("--port=0");
     let driver = Program::start(driver, "was started successfully on port");
@@ -136,7 +138,7 @@ fn programs_with(models: Option<&Path>) -> Option<((Program, String), (Program, 
     let mut server = Command::new(env!("CARGO_BIN_EXE_limner"));
     server.args(["serve", "--listen", "127.0.0.1:0", "--model"]).arg(tiny_model::path());
     server.env("LIMNER_DATA", tempfile::tempdir().unwrap().keep());
-    server.envs(models.map(|place| ("LIMNER_MODELS", place)));
+    server.envs(variables.iter().copied());
     Some((driver, Program::start(server, "listening on").unwrap()))
 }
 
@@ -308,7 +310,11 @@ fn a_person_chooses_another_model() {
     let broken = place.path().join("broken-model");
     crate::library::copy(&tiny_model::path(), &broken);
     std::fs::write(broken.join("unet/config.json"), r#"{"cross_attention_dim": 7}"#).unwrap();
-    let Some(((_driver, port), (_server, address))) = programs_with(Some(place.path())) else { return };
+    let Some(((_driver, port), (_server, address))) =
+        programs_with(&[("LIMNER_MODELS", place.path().to_str().unwrap())])
+    else {
+        return;
+    };
     let window = Window::open(&port, 1280, 900);
     window.post("/url", &json!({ "url": address }));
     window.wait_for(
@@ -342,6 +348,35 @@ fn a_person_chooses_another_model() {
     window.wait_for("document.querySelector('form[action=\"/models/b/load\"]')");
     window.run("document.querySelector('form[action=\"/models/b/load\"] button').click()");
     window.wait_for("document.querySelector('form[action=\"/models/b/unload\"]')");
+}
+
+#[test]
+fn a_person_gets_a_model_and_may_change_their_mind() {
+    let (hub, place) = (small_model(), tempfile::tempdir().unwrap());
+    hub.next(UNET, Mischief::SilentAfter(LARGE / 2));
+    let variables = [("LIMNER_MODELS", place.path().to_str().unwrap()), ("HF_ENDPOINT", &hub.endpoint)];
+    let Some(((_driver, port), (_server, address))) = programs_with(&variables) else { return };
+    let window = Window::open(&port, 1280, 900);
+    window.post("/url", &json!({ "url": format!("{address}/models") }));
+    window.type_into("#repository", &format!("{ID}\u{e007}"));
+    window.wait_for("document.querySelector('#pulls progress')?.value > 300000");
+    for (width, height) in [(1280, 900), (390, 844)] {
+        let window = Window::open(&port, width, height);
+        window.post("/url", &json!({ "url": format!("{address}/models") }));
+        window.run("document.querySelector('#pulls').scrollIntoView()");
+        assert_eq!(window.run("return document.documentElement.scrollWidth <= innerWidth"), true, "{width} px");
+        window.screenshot(&format!("pull-{width}.png"));
+    }
+    // What is being typed survives the lists' being asked for anew.
+    window.type_into("#repository", "someone/el");
+    window.run("document.querySelector('#pulls form button').click()");
+    window.wait_for("document.querySelector('#pulls').innerText.includes('was cancelled')");
+    window.run("document.querySelector('#repository').value = ''");
+    window.type_into("#repository", &format!("{ID}\u{e007}"));
+    window.wait_for("document.querySelector('#pulls').innerText.includes('is here: tiny')");
+    window.screenshot("pulled-1280.png");
+    window.type_into("#repository", "nothing\u{e007}");
+    window.wait_for("document.querySelector('#get-error')?.innerText.includes('OWNER/NAME')");
 }
 
 #[test]

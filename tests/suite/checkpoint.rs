@@ -8,8 +8,9 @@ pub(crate) mod tiny;
 use candle_core::{DType, Device, Tensor};
 use limner::Error;
 use limner::diffusion::denoiser::Prediction;
-use limner::model::checkpoint::Model;
-use limner::model::codec::Codec;
+use limner::diffusion::schedule::{Betas, NoiseSchedule};
+use limner::model::checkpoint::{Model, Opened};
+use limner::model::codec::{Codec, Decoder};
 use serde_json::json;
 use std::fs;
 pub(crate) use tiny::Tiny;
@@ -300,7 +301,11 @@ fn configurations_out_of_range_are_refused_before_memory_is_asked_for() {
         ("scheduler/scheduler_config.json", json!({ "beta_schedule": "sigmoid" }), "unknown beta_schedule"),
         ("scheduler/scheduler_config.json", json!({ "beta_end": 1.5 }), "beta_start 0.00085 and beta_end 1.5"),
         ("scheduler/scheduler_config.json", json!({ "prediction_type": "flow" }), "unknown prediction_type \"flow\""),
-        ("scheduler/scheduler_config.json", json!({ "trained_betas": [0.1] }), "trained_betas are not supported"),
+        (
+            "scheduler/scheduler_config.json",
+            json!({ "trained_betas": [0.1] }),
+            "1 trained_betas for num_train_timesteps 1000",
+        ),
         ("model_index.json", json!({ "_class_name": "FluxPipeline" }), "\"FluxPipeline\" cannot be run"),
     ];
     for (file, change, expected) in changes {
@@ -309,6 +314,32 @@ fn configurations_out_of_range_are_refused_before_memory_is_asked_for() {
         let message = refusal(&tiny);
         assert!(message.contains(expected), "{message:?} does not say {expected:?}");
     }
+}
+
+/// As `limner train --pixels` writes it: no autoencoder, and its forward process as a table.
+#[test]
+fn a_model_without_an_autoencoder_draws_pixels() {
+    let schedule = NoiseSchedule::new(Betas::LogLinear { low: 0.01, high: 20.0 }, 50, false).unwrap();
+    let tiny = Tiny::with_unet(&json!({ "in_channels": 3, "out_channels": 3, "sample_size": 16 }));
+    std::fs::remove_dir_all(tiny.file("vae")).unwrap();
+    tiny.change("model_index.json", &json!({ "vae": [null, null] }));
+    let table =
+        json!({ "trained_betas": schedule.rates(), "num_train_timesteps": 50, "rescale_betas_zero_snr": false });
+    tiny.change("scheduler/scheduler_config.json", &table);
+    let opened = Opened::read(tiny.path()).unwrap();
+    assert_eq!((opened.kind().as_str(), opened.factor(), opened.times()), ("Limner", 1, 50));
+    let model = opened.load(&Device::Cpu, DType::F32).unwrap();
+    assert!(
+        (model.schedule.sigma_max() / 20.0 - 1.0).abs() < 1e-9
+            && (model.schedule.sigma_min() / 0.01 - 1.0).abs() < 1e-9
+    );
+    let picture = Tensor::rand(-1f32, 1.0, (1, 3, 16, 16), &Device::Cpu).unwrap();
+    let there_and_back = model.decode(&model.codec.encode(&picture).unwrap(), Decoder::Full).unwrap();
+    assert_eq!(
+        there_and_back.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+        picture.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    );
+    assert_eq!(model.hash().len(), 10);
 }
 
 #[test]

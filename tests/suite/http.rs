@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use http_body_util::BodyExt;
 use limner::config::ServerConfig;
+use limner::hub::{Hub, Pulls};
 use limner::image::{RgbImage, encode_png, read_png_text};
 use limner::library::Library;
 use limner::server::{App, router, serve};
@@ -37,9 +38,18 @@ pub(crate) fn app(arguments: &[&str]) -> App {
 }
 
 pub(crate) fn app_with(arguments: &[&str], library: Arc<Library>) -> App {
+    app_that_pulls(arguments, library, no_pulls())
+}
+
+pub(crate) fn app_that_pulls(arguments: &[&str], library: Arc<Library>, pulls: Pulls) -> App {
     let settings = Settings::parse_from([&["limner"], arguments].concat());
     let folder = tempfile::tempdir().unwrap().keep();
-    App::start(settings.config, &folder, library).unwrap()
+    App::start(settings.config, &folder, library, pulls).unwrap()
+}
+
+/// From a hub that is not there, to nowhere.
+pub(crate) fn no_pulls() -> Pulls {
+    Pulls::new(Hub::from_env, Vec::new())
 }
 
 pub(crate) fn routes() -> Router {
@@ -49,6 +59,12 @@ pub(crate) fn routes() -> Router {
 pub(crate) fn post(path: &str, kind: &str, body: impl Into<Body>) -> Request<Body> {
     let request = Request::post(path).header("host", "127.0.0.1:7860").header("content-type", kind);
     request.body(body.into()).unwrap()
+}
+
+/// A small form without files.
+pub(crate) fn form_encoded(path: &str, fields: &[(&str, &str)]) -> Request<Body> {
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    post(path, "application/x-www-form-urlencoded", body)
 }
 
 pub(crate) fn get(path: &str) -> Request<Body> {

@@ -2,7 +2,7 @@
 
 mod failures;
 mod program;
-mod server;
+pub(crate) mod server;
 
 use limner::hub::{Fault, Hub, Order, Patience, Progress, Pulled, Repository, Variant, pull};
 use limner::{Error, Result};
@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Enough to be cut, resumed and come in more than one piece.
-const LARGE: usize = 700_000;
+pub(crate) const LARGE: usize = 700_000;
 
 fn weights(seed: u8) -> Vec<u8> {
     (0..LARGE).map(|i| (i % 251) as u8 ^ seed).collect()
 }
 
-const UNET: &str = "unet/diffusion_pytorch_model.fp16.safetensors";
+pub(crate) const UNET: &str = "unet/diffusion_pytorch_model.fp16.safetensors";
 
 /// What a pull of [`small_model`] fetches, in this order.
 const WANTED: [&str; 9] = [
@@ -36,7 +36,7 @@ const WANTED: [&str; 9] = [
 ];
 
 /// A hub with a repository that looks like Stable Diffusion's, with all the ballast that those have.
-fn small_model() -> FakeHub {
+pub(crate) fn small_model() -> FakeHub {
     let index = json!({ "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0" }).to_string();
     FakeHub::start(&[
         ("README.md", b"---\nlicense: mit\n---\n"),
@@ -63,7 +63,7 @@ fn order() -> Order {
 }
 
 /// Gives up late, but tries again soon.
-fn patience() -> Patience {
+pub(crate) fn patience() -> Patience {
     Patience {
         attempts: 3,
         pause: Duration::from_millis(5),

@@ -610,3 +610,22 @@ async fn a_panic_while_loading_costs_the_jobs_of_that_model() {
     jobs.close();
     worker.join();
 }
+
+/// Whoever hears that the last job is done may take the model out of memory: nobody holds it any more by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_put_back_before_its_last_job_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(&folder, 2);
+    let (go, wait) = mpsc::channel();
+    let drawn = Arc::new(Counting::default());
+    let worker = Worker::start(jobs.clone(), Arc::new(Slow { go: Mutex::new(wait), drawn: drawn.clone() })).unwrap();
+    for _ in 0..50 {
+        let alone = submit(&jobs, "x");
+        go.send(()).unwrap();
+        ended(&jobs, &alone).await;
+        // This test has one share, the lender the other.
+        assert_eq!(Arc::strong_count(&drawn), 2);
+    }
+    jobs.close();
+    worker.join();
+}

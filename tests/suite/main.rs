@@ -26,6 +26,7 @@ mod parity;
 mod pipeline;
 mod precision;
 mod prompts;
+mod pulls;
 mod repaint;
 mod taesd;
 mod tiny_model;

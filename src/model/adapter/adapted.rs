@@ -5,8 +5,9 @@ use super::{Adapter, Layout, Network};
 use crate::Result;
 use crate::model::checkpoint::{Base, Hash, Model};
 use crate::model::clip::{ClipTextConfig, ClipTextModel};
-use crate::model::text_encoder::TextEncoder;
 use crate::model::unet::UNet2DConditionModel;
+use candle_core::Tensor;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -65,7 +66,7 @@ impl Bases {
 
 impl Model {
     /// This model with adapters: `W + sum of strength * change` in place of each weight `W` that they change, summed in f32
-    /// and rounded once. Everything else is shared, and this model stays as it is. Fails with [`crate::Error::Model`] for a
+    /// and rounded once. Everything else is shared, though its bytes count for both, and this model stays as it is. Fails with [`crate::Error::Model`] for a
     /// file that was made for another model.
     pub fn adapted(&self, adapters: &[Applied]) -> Result<Self> {
         let files = adapters.iter().map(|applied| Adapter::read(&applied.path, &self.adaptable.layout));
@@ -73,34 +74,40 @@ impl Model {
         let with = |strength: fn(&Applied) -> f64| -> Vec<(&Adapter, f64)> {
             files.iter().zip(adapters.iter().map(strength)).collect()
         };
-        let mut adapted = self.clone();
-        for (i, encoder) in adapted.text.iter_mut().enumerate() {
-            *encoder = self.encoder(i, encoder, &with(|applied| applied.text))?;
-        }
         let used =
             files.iter().zip(adapters).map(|(file, applied)| Used { applied: applied.clone(), hash: file.hash() });
+        let mut adapted = self.clone();
         adapted.adapters = used.collect();
-        adapted.unet = self.unet_with(&with(|applied| applied.unet))?;
+        for i in 0..self.text.len() {
+            adapted.change_text(i, &with(|applied| applied.text))?;
+        }
+        adapted.change_unet(&with(|applied| applied.unet))?;
         Ok(adapted)
     }
 
-    fn encoder(&self, index: usize, encoder: &TextEncoder, adapters: &[(&Adapter, f64)]) -> Result<TextEncoder> {
+    fn change_text(&mut self, index: usize, adapters: &[(&Adapter, f64)]) -> Result<()> {
         let Adaptable { bases, configs, .. } = &*self.adaptable;
         let changed = changed(bases, Network::Text(index), adapters)?;
-        if changed.is_empty() {
-            return Ok(encoder.clone());
+        if !changed.is_empty() {
+            self.bytes += bytes(&changed);
+            let network = bases.text[index].build(changed, |vb| ClipTextModel::new(&configs[index], vb))?;
+            self.text[index].network = Arc::new(network);
         }
-        let network = bases.text[index].build(changed, |vb| ClipTextModel::new(&configs[index], vb))?;
-        Ok(TextEncoder { network: Arc::new(network), ..encoder.clone() })
+        Ok(())
     }
 
-    fn unet_with(&self, adapters: &[(&Adapter, f64)]) -> Result<Arc<UNet2DConditionModel>> {
+    fn change_unet(&mut self, adapters: &[(&Adapter, f64)]) -> Result<()> {
         let bases = &self.adaptable.bases;
         let changed = changed(bases, Network::UNet, adapters)?;
-        if changed.is_empty() {
-            return Ok(self.unet.clone());
+        if !changed.is_empty() {
+            self.bytes += bytes(&changed);
+            let network = bases.unet.build(changed, |vb| UNet2DConditionModel::new(self.unet.config(), vb))?;
+            self.unet = Arc::new(network);
         }
-        let network = bases.unet.build(changed, |vb| UNet2DConditionModel::new(self.unet.config(), vb))?;
-        Ok(Arc::new(network))
+        Ok(())
     }
+}
+
+fn bytes(tensors: &HashMap<String, Tensor>) -> u64 {
+    tensors.values().map(|tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64).sum()
 }

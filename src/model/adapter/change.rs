@@ -71,6 +71,14 @@ impl Change {
         Ok(Self { algorithm: Algorithm::Whole(bias), scale: 1.0, dora: None, kernel })
     }
 
+    /// Two factors of what is to be added to a weight, where it is the product of two that are much smaller.
+    pub(super) fn factors(&self, source: Source<'_>, strength: f64) -> Result<Option<(Tensor, Tensor)>> {
+        match (&self.algorithm, &self.dora) {
+            (Algorithm::Lora(lora), None) => lora.factors(source, self.scale * strength).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// What is to be added to `weight`, a matrix as [`Kernel`] has it, when the adapter acts with `strength`.
     pub(super) fn read(&self, source: Source<'_>, weight: &Tensor, strength: f64) -> Result<Tensor> {
         match &self.dora {

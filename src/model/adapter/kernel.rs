@@ -52,13 +52,18 @@ impl Kernel {
 
     /// A tensor of this shape, in the order of files, as a matrix in f32.
     pub(super) fn matrix(self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(self.stored(tensor)?.to_dtype(DType::F32)?)
+    }
+
+    /// The same in the type in which it is stored. Of a parameter, which lies in memory so, it is no copy.
+    pub(super) fn stored(self, tensor: &Tensor) -> Result<Tensor> {
         let tensor = match self.area() {
             1 => tensor.clone(),
             // A view that has the shape already would be copied by reshaping it.
             _ if tensor.rank() == 4 => tensor.permute((0, 2, 3, 1))?,
             _ => tensor.reshape(&self.shape())?.permute((0, 2, 3, 1))?,
         };
-        Ok(tensor.contiguous()?.reshape((self.outputs, self.columns()))?.to_dtype(DType::F32)?)
+        Ok(tensor.contiguous()?.reshape((self.outputs, self.columns()))?)
     }
 
     /// A matrix as the parameter `like`, of its type and shape, and lying in memory as it does.

@@ -36,17 +36,18 @@ impl Lora {
         self.rank
     }
 
-    /// `scale up down`, (outputs, height * width * inputs).
-    pub(super) fn change(&self, source: Source<'_>, scale: f64) -> Result<Tensor> {
+    /// `scale up`, (outputs, rank), and `down`, (rank, height * width * inputs): the change is their product.
+    pub(super) fn factors(&self, source: Source<'_>, scale: f64) -> Result<(Tensor, Tensor)> {
         let (rank, kernel) = (self.rank, self.kernel);
         let up = (self.up.read(source, Kernel::matrix_of(kernel.outputs, rank))? * scale)?;
-        let down = match &self.mid {
-            None => self.down.read(source, kernel.of(rank, kernel.inputs))?,
-            Some(mid) => {
-                let down = self.down.read(source, Kernel::matrix_of(rank, kernel.inputs))?;
-                tucker(&mid.read(source, kernel.of(rank, rank))?, &down)?
-            }
-        };
+        let Some(mid) = &self.mid else { return Ok((up, self.down.read(source, kernel.of(rank, kernel.inputs))?)) };
+        let down = self.down.read(source, Kernel::matrix_of(rank, kernel.inputs))?;
+        Ok((up, tucker(&mid.read(source, kernel.of(rank, rank))?, &down)?))
+    }
+
+    /// `scale up down`, (outputs, height * width * inputs).
+    pub(super) fn change(&self, source: Source<'_>, scale: f64) -> Result<Tensor> {
+        let (up, down) = self.factors(source, scale)?;
         Ok(up.matmul(&down)?)
     }
 }

@@ -24,6 +24,9 @@ struct Index {
     /// Library and class of the second text encoder, which may be null.
     #[serde(default)]
     text_encoder_2: Option<[Option<String>; 2]>,
+    /// Likewise the autoencoder, which may be null: then the U-Net draws pixels.
+    #[serde(default)]
+    vae: Option<[Option<String>; 2]>,
     #[serde(default)]
     force_zeros_for_empty_prompt: Option<bool>,
 }
@@ -51,15 +54,18 @@ pub(super) fn read(path: &Path) -> Result<Parts> {
     let texts = index.texts().into_iter().map(|text| Ok((text, read_json(&path.join(text.0[0]).join("config.json"))?)));
     let texts = texts.collect::<Result<Vec<(_, ClipTextConfig)>>>()?;
     let unet: UNetConfig = read_json(&path.join("unet/config.json"))?;
-    let codec = CodecConfig::read(&path.join("vae/config.json"))?;
+    let codec =
+        if index.is_in_pixels() { CodecConfig::Pixels } else { CodecConfig::read(&path.join("vae/config.json"))? };
     let scheduler: SchedulerConfig = read_json(&path.join("scheduler/scheduler_config.json"))?;
     let (schedule, prediction) = (scheduler.schedule(path)?, scheduler.prediction(path)?);
     let described: Vec<_> = texts.iter().map(|(([part, _], _), config)| (*part, config)).collect();
     Source::Folder(path).check(&described, &unet, &codec)?;
     let tokenizers = texts.iter().map(|((folders, _), config)| tokenizer(path, folders[1], config));
     let tokenizers = tokenizers.collect::<Result<Vec<_>>>()?;
-    let mut weights = read_weights(path, texts.iter().map(|((folders, _), _)| folders[0]))?;
-    let (codec_weights, unet_weights) = (weights.remove(1), weights.remove(0));
+    let vae = (!index.is_in_pixels()).then_some("vae");
+    let mut weights = read_weights(path, vae, texts.iter().map(|((folders, _), _)| folders[0]))?;
+    let unet_weights = weights.remove(0);
+    let codec_weights = if vae.is_some() { weights.remove(0) } else { Weights::none() };
     let text = texts.into_iter().zip(tokenizers).zip(weights);
     Ok(Parts {
         text: text
@@ -80,10 +86,14 @@ fn tokenizer(path: &Path, folder: &str, text: &ClipTextConfig) -> Result<Tokeniz
     Ok(tokenizer)
 }
 
-/// The weights of the U-Net, of the autoencoder and of the text encoders, read side by side.
-fn read_weights(path: &Path, texts: impl Iterator<Item = &'static str>) -> Result<Vec<Weights>> {
-    let networks = ["unet", "vae"].map(|part| (part, "diffusion_pytorch_model"));
-    let parts: Vec<_> = networks.into_iter().chain(texts.map(|part| (part, "model"))).collect();
+/// The weights of the U-Net, of the autoencoder if there is one, and of the text encoders, read side by side.
+fn read_weights(
+    path: &Path,
+    vae: Option<&'static str>,
+    texts: impl Iterator<Item = &'static str>,
+) -> Result<Vec<Weights>> {
+    let networks = ["unet"].into_iter().chain(vae).map(|part| (part, "diffusion_pytorch_model"));
+    let parts: Vec<_> = networks.chain(texts.map(|part| (part, "model"))).collect();
     parts.into_par_iter().map(|(part, stem)| Weights::read(&path.join(part), stem)).collect()
 }
 
@@ -120,6 +130,10 @@ impl Index {
         }
     }
 
+    fn is_in_pixels(&self) -> bool {
+        matches!(&self.vae, Some([_, None]))
+    }
+
     fn zeros_for_empty(&self) -> bool {
         self.force_zeros_for_empty_prompt.unwrap_or(self.is_xl())
     }
@@ -138,7 +152,7 @@ struct SchedulerConfig {
     num_train_timesteps: usize,
     prediction_type: String,
     rescale_betas_zero_snr: bool,
-    trained_betas: Option<serde_json::Value>,
+    trained_betas: Option<Vec<f64>>,
 }
 
 impl Default for SchedulerConfig {
@@ -170,8 +184,8 @@ impl SchedulerConfig {
 
     fn schedule(&self, model: &Path) -> Result<NoiseSchedule> {
         let file = || model.join("scheduler/scheduler_config.json");
-        if self.trained_betas.is_some() {
-            return Err(Error::model(file(), "trained_betas are not supported, only a beta_schedule"));
+        if let Some(rates) = &self.trained_betas {
+            return self.given(rates).map_err(|message| Error::model(file(), message));
         }
         let (start, end) = (self.beta_start, self.beta_end);
         let betas = match self.beta_schedule.as_str() {
@@ -186,6 +200,15 @@ impl SchedulerConfig {
         parts::check_counts(&file(), &[("num_train_timesteps", self.num_train_timesteps)])?;
         NoiseSchedule::new(betas, self.num_train_timesteps, self.rescale_betas_zero_snr)
             .map_err(|e| Error::model(file(), e.to_string()))
+    }
+
+    /// The schedule of a table of rates.
+    fn given(&self, rates: &[f64]) -> std::result::Result<NoiseSchedule, String> {
+        let (found, expected) = (rates.len(), self.num_train_timesteps);
+        if found != expected {
+            return Err(format!("{found} trained_betas for num_train_timesteps {expected}"));
+        }
+        NoiseSchedule::from_rates(rates, self.rescale_betas_zero_snr).map_err(|e| e.to_string())
     }
 
     fn prediction(&self, model: &Path) -> Result<Prediction> {

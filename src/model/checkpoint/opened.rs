@@ -53,7 +53,7 @@ impl Opened {
     /// What it is, in words: its family, and what it is for besides plain drawing.
     pub fn kind(&self) -> String {
         let family = match self.unet().cross_attention_dim {
-            _ if self.parts.codec.0.is_patch() => "Limner",
+            _ if self.parts.codec.0.is_own() => "Limner",
             768 => "Stable Diffusion 1",
             1024 => "Stable Diffusion 2",
             2048 => "Stable Diffusion XL",

@@ -76,6 +76,11 @@ impl Weights {
         Ok(Self::of(Arc::new(files), index))
     }
 
+    /// Of a part that a model does not have.
+    pub(super) fn none() -> Self {
+        Self::of(Arc::default(), HashMap::new())
+    }
+
     /// Reads the one file `path`.
     pub(in crate::model) fn read_file(path: PathBuf) -> Result<Self> {
         Self::open(vec![path])

@@ -22,7 +22,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 
 /// Everything under `/static`, compiled in: address, kind, content.
-const ASSETS: [(&str, &str, &str); 10] = [
+const ASSETS: [(&str, &str, &str); 11] = [
     ("/static/app.css", "text/css; charset=utf-8", include_str!("../../../static/app.css")),
     ("/static/icon.svg", "image/svg+xml", include_str!("../../../static/icon.svg")),
     ("/static/theme.js", SCRIPT, include_str!("../../../static/theme.js")),
@@ -32,6 +32,7 @@ const ASSETS: [(&str, &str, &str); 10] = [
     ("/static/mask.js", SCRIPT, include_str!("../../../static/mask.js")),
     ("/static/files.js", SCRIPT, include_str!("../../../static/files.js")),
     ("/static/history.js", SCRIPT, include_str!("../../../static/history.js")),
+    ("/static/models.js", SCRIPT, include_str!("../../../static/models.js")),
     ("/static/compare.js", SCRIPT, include_str!("../../../static/compare.js")),
 ];
 const SCRIPT: &str = "text/javascript; charset=utf-8";
@@ -59,7 +60,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/pictures/{id}/{change}", post(picture::change))
         .route("/history", get(history::show))
         .route("/compare", get(compare::show))
-        .route("/models", get(models::show))
+        .route("/models", get(models::show).post(models::pull))
+        .route("/pulls/{id}/cancel", post(models::cancel))
         .route("/models/{name}/{change}", post(models::change))
         .route("/grid", get(grid::show).post(grid::start))
         .route("/grid/picture", get(grid::picture));

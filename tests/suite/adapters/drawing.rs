@@ -87,7 +87,10 @@ fn adapters_change_the_picture_and_leave_the_model_as_it_is() {
     let studio = Studio::with_adapters();
     let drawn = |prompt: &str| studio.pixels(&[("prompt", prompt)]);
     let plain = studio.draw(&[]).to_png().unwrap();
+    let bytes = studio.pipeline.bytes();
     let with = drawn("red star <lora:kohya:0.8>");
+    let more = studio.pipeline.bytes() - bytes;
+    assert!(more > 0 && more < bytes, "{more} of {bytes}: only what is changed is there twice");
     let without = drawn("red star");
     assert_ne!(with, without);
     assert_eq!(studio.draw(&[]).to_png().unwrap(), plain, "a picture without adapters after one with some");

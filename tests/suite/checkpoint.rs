@@ -307,6 +307,11 @@ fn configurations_out_of_range_are_refused_before_memory_is_asked_for() {
             "1 trained_betas for num_train_timesteps 1000",
         ),
         ("model_index.json", json!({ "_class_name": "FluxPipeline" }), "\"FluxPipeline\" cannot be run"),
+        (
+            "model_index.json",
+            json!({ "text_encoder": [null, null], "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"] }),
+            "the refiner of SDXL, and refiners are not supported",
+        ),
     ];
     for (file, change, expected) in changes {
         let tiny = Tiny::new();

@@ -80,6 +80,9 @@ mod tests {
             fs::write(path(name), "1").unwrap();
         }
         assert_eq!(Stamp::of(&path("sd.safetensors")).bytes(), 2);
+        let before = Stamp::of(&path("sd.safetensors"));
+        fs::write(path("sd.limner.json"), "{}").unwrap();
+        assert_ne!(Stamp::of(&path("sd.safetensors")), before, "its record says where it is from");
         assert_eq!(Stamp::of(&path("sd.pruned.safetensors")).bytes(), 1);
     }
 }

@@ -321,6 +321,18 @@ fn configurations_out_of_range_are_refused_before_memory_is_asked_for() {
     }
 }
 
+/// Turbo models are told by their names, and people call what they pull as they like.
+#[test]
+fn a_distilled_model_is_known_by_its_repositorys_name_too() {
+    let tiny = Tiny::new();
+    let usual = || Opened::read(tiny.path()).unwrap().defaults();
+    assert_eq!((usual().steps, usual().guidance), (20, 5.0));
+    tiny.write_json("limner.json", &json!({ "repository": "someone/Tiny-Turbo", "revision": "main" }));
+    assert_eq!((usual().steps, usual().guidance), (4, 1.0));
+    tiny.write_json("limner.json", &json!({ "repository": "turbo/tiny", "revision": "main" }));
+    assert_eq!(usual().steps, 20, "an owner's name says nothing of a model");
+}
+
 /// As `limner train --pixels` writes it: no autoencoder, and its forward process as a table.
 #[test]
 fn a_model_without_an_autoencoder_draws_pixels() {

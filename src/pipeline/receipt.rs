@@ -322,6 +322,18 @@ fn sampler_title(sampler: Sampler) -> &'static str {
         Sampler::Heun { .. } => "Heun",
         Sampler::EulerA { .. } => "Euler a",
         Sampler::Dpmpp2m => "DPM++ 2M",
+        Sampler::Dpmpp3m => "DPM++ 3M",
+        Sampler::Dpmpp2mSde { .. } => "DPM++ 2M SDE",
+        Sampler::Dpmpp3mSde { .. } => "DPM++ 3M SDE",
+        Sampler::Dpmpp2s { eta: 0.0 } => "DPM++ 2S",
+        Sampler::Dpmpp2s { .. } => "DPM++ 2S a",
+        Sampler::Dpm2 { eta: 0.0 } => "DPM2",
+        Sampler::Dpm2 { .. } => "DPM2 a",
+        Sampler::Unipc { .. } => "UniPC",
+        Sampler::Lms => "LMS",
+        Sampler::Deis { .. } => "DEIS",
+        Sampler::Pndm => "PLMS",
+        Sampler::Restart { .. } => "Restart",
         Sampler::Lcm => "LCM",
     }
 }

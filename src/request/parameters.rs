@@ -139,7 +139,10 @@ fn plain(title: &str) -> String {
 fn sampler(title: &str) -> Option<Sampler> {
     let name = plain(title);
     let name = name.strip_prefix("k_").or_else(|| name.strip_prefix("sample_")).unwrap_or(&name);
-    name.replace("_ancestral", "_a").parse().ok()
+    match name.replace("_ancestral", "_a").as_str() {
+        "plms" => Some(Sampler::Pndm),
+        name => name.replace("dpm_2", "dpm2").parse().ok(),
+    }
 }
 
 fn schedule(title: &str) -> Option<Spacing> {
@@ -224,10 +227,15 @@ mod tests {
             ("k_euler_ancestral", "euler_a", ""),
             ("Heun Exponential", "heun", "exponential"),
             ("DDIM", "ddim", ""),
+            ("DPM++ 2M SDE Karras", "dpmpp_2m_sde", "karras"),
+            ("DPM++ 2S a", "dpmpp_2s_a", ""),
+            ("k_dpm_2_a", "dpm2_a", ""),
+            ("UniPC", "unipc", ""),
+            ("PLMS", "pndm", ""),
         ] {
             assert_eq!(read(title), (sampler.to_owned(), schedule.to_owned(), 0), "{title}");
         }
-        for title in ["DPM++ 2M SDE Karras", "UniPC", "Euler q", ""] {
+        for title in ["DPM fast", "DPM++ SDE Karras", "Euler q", ""] {
             assert_eq!(read(title), (String::new(), String::new(), 1), "{title}");
         }
     }

@@ -71,7 +71,8 @@ fn wrong_values_are_all_named_and_nothing_is_written() {
         "--steps must be between 1 and 1000, was 0",
         "--guidance must be a finite number between 0 and 50, was NaN",
         "--width must be between 8 and 2048, was 100000",
-        "--sampler must be one of dpmpp_2m, euler, heun, euler_a, ddim, ddpm, lcm, was \"eular\"",
+        "--sampler must be one of dpmpp_2m, unipc, dpmpp_3m, deis, euler, heun, dpmpp_2s, dpm2, lms, pndm, dpmpp_2m_sde, \
+         dpmpp_3m_sde, euler_a, dpmpp_2s_a, dpm2_a, restart, ddim, ddpm, lcm, was \"eular\"",
         "--seed must be a whole number between 0 and 18446744073709551615, was \"1.5\"",
     ] {
         assert!(text.contains(line), "{text}");

@@ -377,7 +377,11 @@ async fn a_double_submit_is_one_job() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_tell_a_job_from_its_place_in_the_queue_to_its_end() {
     let routes = routes();
-    let (_, before) = of(&routes, with("POST", "/api/v1/jobs", r#"{"prompt":"x","steps":30}"#)).await;
+    let (_, before) = of(&routes, with("POST", "/api/v1/jobs", r#"{"prompt":"x","steps":100}"#)).await;
+    // Jobs that wait together may be begun together.
+    while of(&routes, get(before["links"]["self"].as_str().unwrap())).await.1["state"] == "queued" {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let (_, job) = of(&routes, with("POST", "/api/v1/jobs", r#"{"prompt":"y","steps":5}"#)).await;
     let events = routes.clone().oneshot(get(job["links"]["events"].as_str().unwrap())).await.unwrap();
     assert_eq!(events.headers()["content-type"], "text/event-stream");

@@ -11,15 +11,19 @@ use candle_core::Tensor;
 pub(super) fn run(walk: &mut Walk<'_>, mut x: Tensor, eta: f64) -> Result<Tensor> {
     for index in 0..walk.total() {
         let (sigma, next) = walk.pair(index);
-        let ratio = next / sigma;
-        let up = eta * ratio * (sigma * sigma - next * next).sqrt();
-        // next^2 - up^2, without the difference.
-        let down = next * (1.0 - eta * eta + eta * eta * ratio * ratio).sqrt();
-
+        let (down, up) = split(sigma, next, eta);
         let denoised = walk.denoiser.denoise(&x, sigma)?;
         x = shrink(&x, &denoised, down / sigma)?;
         x = walk.perturb(x, up)?;
         x = walk.close(index, &denoised, x)?;
     }
     Ok(x)
+}
+
+/// How far a step goes down, and the deviation of the noise that takes it up again to `next`.
+pub(super) fn split(sigma: f64, next: f64, eta: f64) -> (f64, f64) {
+    let ratio = next / sigma;
+    let up = eta * ratio * (sigma * sigma - next * next).sqrt();
+    // next^2 - up^2, without the difference.
+    (next * (1.0 - eta * eta + eta * eta * ratio * ratio).sqrt(), up)
 }

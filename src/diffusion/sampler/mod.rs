@@ -4,24 +4,34 @@
 //! that has no difference of large numbers and no division by the next sigma: so the last step to 0 and a first sigma
 //! of 4096 need no guards. Adding a sampler takes a file here and a variant of [`Sampler`].
 
+mod adams;
+pub(crate) mod again;
 mod ancestral;
 mod ddpm;
-mod dpmpp_2m;
+mod dpmpp_multistep;
 mod lcm;
 mod ode;
+mod singlestep;
+mod unipc;
 mod walk;
 
+pub use again::Restart;
 pub use ddpm::Variance;
+pub use dpmpp_multistep::SecondOrder;
 pub use ode::Churn;
+pub use unipc::Basis;
 
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::noise::NoiseSource;
 use crate::error::{Error, FieldError, Result};
+use adams::Over;
 use candle_core::Tensor;
+use dpmpp_multistep::Multistep;
 use serde::{Deserialize, Serialize};
+use singlestep::Held;
 use std::fmt;
 use std::str::FromStr;
-use walk::Walk;
+use walk::{Part, Walk};
 
 /// Which algorithm, with its settings. Its name stands for it in JSON, in the form and on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -55,6 +65,52 @@ pub enum Sampler {
     /// DPM-Solver++(2M) (Lu et al., arXiv:2211.01095): second order from the last two evaluations.
     #[default]
     Dpmpp2m,
+    /// DPM-Solver++(3M) (Lu et al., arXiv:2211.01095): third order from the last three evaluations.
+    Dpmpp3m,
+    /// The same of order 2 for the reverse SDE: fresh noise at every step.
+    Dpmpp2mSde {
+        /// The share of fresh noise, 0 to 1; 1 by default.
+        eta: f64,
+        /// How the second order is made.
+        kind: SecondOrder,
+    },
+    /// The same of order 3.
+    Dpmpp3mSde {
+        /// The share of fresh noise, 0 to 1; 1 by default.
+        eta: f64,
+    },
+    /// DPM-Solver++(2S) (Lu et al., arXiv:2211.01095): second order from two evaluations a step. With eta above 0 its
+    /// ancestral form.
+    Dpmpp2s {
+        /// The share of fresh noise, 0 to 1.
+        eta: f64,
+    },
+    /// DPM-Solver-2 (Lu et al., arXiv:2206.00927): the noise in the middle of the step. With eta above 0 its ancestral form.
+    Dpm2 {
+        /// The share of fresh noise, 0 to 1.
+        eta: f64,
+    },
+    /// UniPC (Zhao et al., arXiv:2302.04867): a predictor, and a corrector for the same evaluation.
+    Unipc {
+        /// 2 or 3.
+        order: usize,
+        /// What a step's remainder is measured by.
+        basis: Basis,
+    },
+    /// Linear multistep of order 4: the noise as a polynomial in sigma.
+    Lms,
+    /// DEIS (Zhang and Chen, arXiv:2204.13902): the noise as a polynomial in ln sigma.
+    Deis {
+        /// 2 or 3; 3 by default.
+        order: usize,
+    },
+    /// Pseudo linear multistep (Liu et al., arXiv:2202.09778), also called PLMS: what Stable Diffusion 1 was shipped with.
+    Pndm,
+    /// Restart sampling (Xu et al., arXiv:2306.14878): Heun's method, and a stretch of the ladder more than once.
+    Restart {
+        /// Which stretch, and how often.
+        restart: Restart,
+    },
     /// Multistep consistency sampling (Luo et al., arXiv:2310.04378, algorithm 3): the clean estimate, noised anew.
     Lcm,
 }
@@ -74,17 +130,31 @@ pub struct Step<'a> {
 
 impl Sampler {
     /// All samplers with their default settings, in the order in which a form lists them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 19] = [
         Self::Dpmpp2m,
+        Self::Unipc { order: 2, basis: Basis::Bh2 },
+        Self::Dpmpp3m,
+        Self::Deis { order: 3 },
         Self::Euler { churn: Churn::NONE },
         Self::Heun { churn: Churn::NONE },
+        Self::Dpmpp2s { eta: 0.0 },
+        Self::Dpm2 { eta: 0.0 },
+        Self::Lms,
+        Self::Pndm,
+        Self::Dpmpp2mSde { eta: 1.0, kind: SecondOrder::Midpoint },
+        Self::Dpmpp3mSde { eta: 1.0 },
         Self::EulerA { eta: 1.0 },
+        Self::Dpmpp2s { eta: 1.0 },
+        Self::Dpm2 { eta: 1.0 },
+        Self::Restart { restart: Restart::USUAL },
         Self::Ddim { eta: 0.0 },
         Self::Ddpm { variance: Variance::FixedSmall },
         Self::Lcm,
     ];
     /// Euler's method as it is.
     pub const EULER: Self = Self::Euler { churn: Churn::NONE };
+    /// Heun's method as it is.
+    pub const HEUN: Self = Self::Heun { churn: Churn::NONE };
 
     /// The name used in JSON, in the form and on the command line.
     pub const fn name(&self) -> &'static str {
@@ -95,7 +165,30 @@ impl Sampler {
             Self::Heun { .. } => "heun",
             Self::EulerA { .. } => "euler_a",
             Self::Dpmpp2m => "dpmpp_2m",
+            Self::Dpmpp3m => "dpmpp_3m",
+            Self::Dpmpp2mSde { .. } => "dpmpp_2m_sde",
+            Self::Dpmpp3mSde { .. } => "dpmpp_3m_sde",
+            Self::Dpmpp2s { eta: 0.0 } => "dpmpp_2s",
+            Self::Dpmpp2s { .. } => "dpmpp_2s_a",
+            Self::Dpm2 { eta: 0.0 } => "dpm2",
+            Self::Dpm2 { .. } => "dpm2_a",
+            Self::Unipc { .. } => "unipc",
+            Self::Lms => "lms",
+            Self::Deis { .. } => "deis",
+            Self::Pndm => "pndm",
+            Self::Restart { .. } => "restart",
             Self::Lcm => "lcm",
+        }
+    }
+
+    /// Whether fresh noise comes in on the way, so that more steps are another picture.
+    pub fn is_stochastic(&self) -> bool {
+        match *self {
+            Self::Ddim { eta } | Self::EulerA { eta } | Self::Dpmpp2s { eta } | Self::Dpm2 { eta } => eta > 0.0,
+            Self::Dpmpp2mSde { eta, .. } | Self::Dpmpp3mSde { eta } => eta > 0.0,
+            Self::Euler { churn } | Self::Heun { churn } => churn.amount > 0.0,
+            Self::Ddpm { .. } | Self::Lcm | Self::Restart { .. } => true,
+            Self::Dpmpp2m | Self::Dpmpp3m | Self::Unipc { .. } | Self::Lms | Self::Deis { .. } | Self::Pndm => false,
         }
     }
 
@@ -118,13 +211,47 @@ impl Sampler {
         on_step: &mut dyn FnMut(Step<'_>) -> Result<()>,
     ) -> Result<Tensor> {
         self.validate()?;
-        let mut walk = Walk::new(denoiser, sigmas, noise, on_step)?;
+        if let Self::Restart { restart } = self {
+            let stretches = restart.stretches(sigmas);
+            return again::run(&Self::HEUN, denoiser, x, (sigmas, &stretches), noise, on_step);
+        }
+        self.walk(denoiser, x, sigmas, noise, on_step, None)
+    }
+
+    /// The same as a part of a longer walk.
+    fn walk(
+        &self,
+        denoiser: &dyn Denoiser,
+        x: Tensor,
+        sigmas: &[f64],
+        noise: &mut dyn NoiseSource,
+        on_step: &mut dyn FnMut(Step<'_>) -> Result<()>,
+        part: Option<Part>,
+    ) -> Result<Tensor> {
+        let mut walk = Walk::new(denoiser, sigmas, noise, on_step, part)?;
         match *self {
             Self::Ddpm { variance } => ddpm::run(&mut walk, x, variance),
             Self::Ddim { eta } | Self::EulerA { eta } => ancestral::run(&mut walk, x, eta),
             Self::Euler { churn } => ode::euler(&mut walk, x, churn),
             Self::Heun { churn } => ode::heun(&mut walk, x, churn),
-            Self::Dpmpp2m => dpmpp_2m::run(&mut walk, x),
+            Self::Dpmpp2m => {
+                dpmpp_multistep::run(&mut walk, x, Multistep { order: 2, eta: 0.0, kind: SecondOrder::Midpoint })
+            }
+            Self::Dpmpp3m => {
+                dpmpp_multistep::run(&mut walk, x, Multistep { order: 3, eta: 0.0, kind: SecondOrder::Midpoint })
+            }
+            Self::Dpmpp2mSde { eta, kind } => dpmpp_multistep::run(&mut walk, x, Multistep { order: 2, eta, kind }),
+            Self::Dpmpp3mSde { eta } => {
+                dpmpp_multistep::run(&mut walk, x, Multistep { order: 3, eta, kind: SecondOrder::Heun })
+            }
+            Self::Dpmpp2s { eta } => singlestep::run(&mut walk, x, Held::Clean, eta),
+            Self::Dpm2 { eta } => singlestep::run(&mut walk, x, Held::Noise, eta),
+            Self::Unipc { order, basis } => unipc::run(&mut walk, x, order, basis),
+            Self::Lms => adams::run(&mut walk, x, Over::Sigma, 4),
+            Self::Deis { order } => adams::run(&mut walk, x, Over::LogSigma, order),
+            Self::Pndm => adams::run(&mut walk, x, Over::Steps, 4),
+            // Its stretches are walked by another; here there is none.
+            Self::Restart { .. } => ode::heun(&mut walk, x, Churn::NONE),
             Self::Lcm => lcm::run(&mut walk, x),
         }
     }
@@ -132,9 +259,16 @@ impl Sampler {
     /// Checks the settings a variant carries.
     pub fn validate(&self) -> Result<()> {
         match *self {
-            Self::Ddim { eta } | Self::EulerA { eta } => within("eta", eta, 0.0, 1.0),
+            Self::Ddim { eta }
+            | Self::EulerA { eta }
+            | Self::Dpmpp2mSde { eta, .. }
+            | Self::Dpmpp3mSde { eta }
+            | Self::Dpmpp2s { eta }
+            | Self::Dpm2 { eta } => within("eta", eta, 0.0, 1.0),
             Self::Euler { churn } | Self::Heun { churn } => churn.validate(),
-            Self::Ddpm { .. } | Self::Dpmpp2m | Self::Lcm => Ok(()),
+            Self::Unipc { order, .. } | Self::Deis { order } => within("order", order as f64, 2.0, 3.0),
+            Self::Restart { restart } => restart.validate(),
+            Self::Ddpm { .. } | Self::Dpmpp2m | Self::Dpmpp3m | Self::Lms | Self::Pndm | Self::Lcm => Ok(()),
         }
     }
 }
@@ -193,7 +327,7 @@ mod tests {
         }
         assert_eq!("dpmpp-2m".parse::<Sampler>().unwrap(), Sampler::Dpmpp2m);
         let message = "eulr".parse::<Sampler>().unwrap_err().to_string();
-        assert!(message.contains("\"eulr\"") && message.contains("heun, euler_a"), "{message}");
+        assert!(message.contains("\"eulr\"") && message.contains("lcm"), "{message}");
     }
 
     #[test]

@@ -12,6 +12,16 @@ pub(super) struct Walk<'a> {
     sigmas: &'a [f64],
     noise: &'a mut dyn NoiseSource,
     on_step: &'a mut dyn FnMut(Step<'_>) -> Result<()>,
+    part: Part,
+}
+
+/// Which steps of a longer walk these are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    /// Steps before them.
+    pub(super) before: usize,
+    /// Steps in all.
+    pub(super) total: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -21,6 +31,7 @@ impl<'a> Walk<'a> {
         sigmas: &'a [f64],
         noise: &'a mut dyn NoiseSource,
         on_step: &'a mut dyn FnMut(Step<'_>) -> Result<()>,
+        part: Option<Part>,
     ) -> Result<Self> {
         let falling = sigmas.windows(2).all(|pair| pair[0] > pair[1]);
         let in_range = sigmas.iter().all(|sigma| (0.0..f64::INFINITY).contains(sigma));
@@ -28,7 +39,8 @@ impl<'a> Walk<'a> {
             let message = format!("a ladder has to fall through at least two noise levels, got {sigmas:?}");
             return Err(Error::invalid(FieldError::new("sigmas", "out_of_range", message)));
         }
-        Ok(Self { denoiser, sigmas, noise, on_step })
+        let part = part.unwrap_or(Part { before: 0, total: sigmas.len() - 1 });
+        Ok(Self { denoiser, sigmas, noise, on_step, part })
     }
 
     /// The number of steps.
@@ -56,7 +68,7 @@ impl<'a> Walk<'a> {
 
     /// Closes step `index`: checks the new state, reports the step, and passes the state on.
     pub(super) fn close(&mut self, index: usize, denoised: &Tensor, x: Tensor) -> Result<Tensor> {
-        let (sigma, total) = (self.sigmas[index], self.total());
+        let (sigma, index, total) = (self.sigmas[index], self.part.before + index, self.part.total);
         if !is_finite(&x)? {
             let message = format!("step {} of {total} (sigma {sigma:.4}) gave a value that is not finite", index + 1);
             return Err(Error::NonFinite(message));

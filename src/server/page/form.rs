@@ -78,8 +78,13 @@ impl Make<'_> {
         &self.choice.facts
     }
 
-    fn samplers(&self) -> Vec<&'static str> {
-        Sampler::names()
+    /// All samplers, those along the flow and those with fresh noise.
+    fn samplers(&self) -> [(&'static str, Vec<&'static str>); 2] {
+        let of = |stochastic| {
+            let samplers = Sampler::ALL.iter().filter(move |sampler| sampler.is_stochastic() == stochastic);
+            samplers.map(Sampler::name).collect()
+        };
+        [("Along the flow", of(false)), ("With fresh noise", of(true))]
     }
 
     fn schedules(&self) -> Vec<&'static str> {

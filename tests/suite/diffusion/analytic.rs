@@ -99,6 +99,11 @@ impl NoiseSource for Rows {
     }
 }
 
+/// All samplers that draw nothing.
+pub(crate) fn deterministic() -> Vec<Sampler> {
+    Sampler::ALL.into_iter().filter(|sampler| !sampler.is_stochastic()).collect()
+}
+
 /// Walks without noise; a sampler that draws has failed.
 pub(crate) fn run_ode(sampler: Sampler, denoiser: &dyn Denoiser, x: Tensor, sigmas: &[f64]) -> Tensor {
     sampler.run(denoiser, x, sigmas, &mut Rows::new(vec![]), &mut |_| Ok(())).unwrap()

@@ -97,7 +97,8 @@ fn the_kept_part_is_kept_exactly_and_a_full_mask_changes_nothing() {
             walk(&Inpaint::new(&Mixture, &known, &mask, &noise).unwrap())
         };
         let half = masked([0.0, 1.0, 0.0, 1.0]);
-        assert_eq!([half[0], half[2]], [0.3, 2.0], "{sampler}");
+        // Multistep methods come there by rounding.
+        assert_close(&[half[0], half[2]], &[0.3, 2.0], 1e-12);
         assert_eq!(masked([1.0; 4]), walk(&Mixture), "{sampler}");
     }
 }

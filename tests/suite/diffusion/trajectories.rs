@@ -1,13 +1,13 @@
 //! diffusers' own trajectories on an analytic mixture: every state to 5e-6.
 //!
-//! `golden_schedulers.json` has 4 and 20 steps; `more_schedulers.json` has 7 and 13 (`make_schedulers.py`).
+//! `golden_schedulers.json` has 4 and 20 steps; `more_schedulers.json` (by `make_schedulers.py`) has 7 and 13, and DEIS.
 
 use super::analytic::{Mixture, Rows};
 use super::{assert_close, row, values};
 use candle_core::Tensor;
 use limner::Result;
 use limner::diffusion::denoiser::{Network, Preconditioned, Prediction};
-use limner::diffusion::sampler::{Churn, Sampler, Variance};
+use limner::diffusion::sampler::{Basis, Churn, Sampler, SecondOrder, Variance};
 use limner::diffusion::schedule::{Betas, NoiseSchedule, Spacing};
 use serde::Deserialize;
 use serde_json::Value;
@@ -98,15 +98,34 @@ impl Case {
             "EulerDiscreteScheduler" => Sampler::Euler { churn: Churn::NONE },
             "EulerAncestralDiscreteScheduler" => Sampler::EulerA { eta: 1.0 },
             "HeunDiscreteScheduler" => Sampler::Heun { churn: Churn::NONE },
-            "DPMSolverMultistepScheduler" => Sampler::Dpmpp2m,
+            "DPMSolverMultistepScheduler" => self.dpm_solver(),
+            "UniPCMultistepScheduler" => {
+                let order = if self.kw["solver_order"] == 3 { 3 } else { 2 };
+                let basis = if self.kw["solver_type"] == "bh1" { Basis::Bh1 } else { Basis::Bh2 };
+                Sampler::Unipc { order, basis }
+            }
+            "DEISMultistepScheduler" => Sampler::Deis { order: self.kw["solver_order"].as_u64().unwrap() as usize },
+            "PNDMScheduler" => Sampler::Pndm,
+            "LMSDiscreteScheduler" => Sampler::Lms,
             "LCMScheduler" => Sampler::Lcm,
             other => panic!("no sampler for {other}"),
         }
     }
 
+    fn dpm_solver(&self) -> Sampler {
+        let kind = if self.kw["solver_type"] == "heun" { SecondOrder::Heun } else { SecondOrder::Midpoint };
+        match (self.kw["solver_order"].as_u64(), self.kw["algorithm_type"] == "sde-dpmsolver++") {
+            (Some(1), _) => Sampler::EULER,
+            (Some(3), _) => Sampler::Dpmpp3m,
+            (_, true) => Sampler::Dpmpp2mSde { eta: 1.0, kind },
+            (_, false) if kind == SecondOrder::Heun => Sampler::Dpmpp2mSde { eta: 0.0, kind },
+            _ => Sampler::Dpmpp2m,
+        }
+    }
+
     /// diffusers keeps DDPM, DDIM and DPM-Solver states scaled to unit variance.
     fn unit_variance(&self) -> bool {
-        !self.cls.starts_with("Euler") && !self.cls.starts_with("Heun")
+        !["Euler", "Heun", "LMS"].iter().any(|name| self.cls.starts_with(name))
     }
 
     fn ladder(&self) -> Vec<f64> {
@@ -117,11 +136,12 @@ impl Case {
                 // DDIM keeps alpha-bar 0, an infinite sigma. Our steps have no use for the difference.
                 sigmas[0] = 1e9;
             }
-            let ends_at_table = self.kw["set_alpha_to_one"] == Value::Bool(false);
+            let ends_at_table = self.kw["set_alpha_to_one"] == Value::Bool(false) || self.cls == "PNDMScheduler";
+            sigmas.dedup(); // PNDM's second time is listed twice.
             sigmas.push(if ends_at_table { schedule.sigma_min() } else { 0.0 });
             return sigmas;
         };
-        sigmas.dedup(); // Heun's are listed twice.
+        sigmas.dedup(); // Heun's, too.
         sigmas
     }
 
@@ -156,7 +176,7 @@ impl Case {
 #[test]
 fn the_ends_of_diffusers_trajectories() {
     let golden = golden();
-    assert_eq!(golden.cases.len(), 44 + 36);
+    assert_eq!(golden.cases.len(), 68 + 66);
     for (name, case) in &golden.cases {
         let steps = case.ladder().len() - 1;
         let end = case.state(&golden.meta, steps);
@@ -167,21 +187,34 @@ fn the_ends_of_diffusers_trajectories() {
     }
 }
 
+/// Whether the order of the last steps depends on the number of steps, so that a shortened walk is another walk.
+fn depends_on_the_end(sampler: Sampler) -> bool {
+    matches!(
+        sampler,
+        Sampler::Dpmpp2m | Sampler::Dpmpp3m | Sampler::Dpmpp2mSde { .. } | Sampler::Unipc { .. } | Sampler::Deis { .. }
+    )
+}
+
 #[test]
 fn every_state_on_the_way() {
     let golden = golden();
     for (name, case) in &golden.cases {
-        if case.sampler() == Sampler::Dpmpp2m {
-            continue; // Its last step depends on the number of steps, so a shortened walk is another walk.
+        if depends_on_the_end(case.sampler()) {
+            continue;
         }
         let ladder = case.ladder();
-        let evaluations = if matches!(case.sampler(), Sampler::Heun { .. }) { 2 } else { 1 };
+        // Of Heun's two states the second is a step's end, and of PNDM's first step.
+        let row = |steps: usize| match case.sampler() {
+            Sampler::Heun { .. } => 2 * steps - 1,
+            Sampler::Pndm => steps,
+            _ => steps - 1,
+        };
         for (steps, sigma) in ladder.iter().enumerate().take(ladder.len() - 1).skip(1) {
             let found = case.state(&golden.meta, steps);
             // f32 rounding in diffusers grows with the size of its state.
             let tolerance = TOLERANCE * (sigma * case.scale(*sigma)).max(1.0);
             println!("{name} step {steps}");
-            assert_close(&found[..4], &case.trace4[steps * evaluations - 1], tolerance);
+            assert_close(&found[..4], &case.trace4[row(steps)], tolerance);
         }
     }
 }

@@ -15,6 +15,7 @@ mod progress;
 mod receipt;
 mod recent;
 mod reversible;
+mod room;
 mod side_by_side;
 mod subject;
 mod text;
@@ -27,6 +28,7 @@ pub use notices::Notice;
 pub use progress::{Estimate, Progress};
 pub use receipt::{Controlled, EmbeddingReceipt, LoraReceipt, Receipt};
 pub use reversible::FlowReport;
+pub use room::Room;
 pub use text::{TokenCount, count_tokens};
 
 use crate::Result;
@@ -158,6 +160,13 @@ impl Pipeline {
         let nets = Nets::new(&device, precision);
         let (model, adapted) = (opened.load(&device, precision)?, Adapted::default());
         Ok(Self { model, facts, words, nets, device, adapted })
+    }
+
+    /// The same, with `room` asked before anything is loaded beside the model.
+    #[must_use]
+    pub fn within(mut self, room: Room) -> Self {
+        self.nets.room = room;
+        self
     }
 
     /// Offers an adapter that lies anywhere, by the name of its file, which is returned; none for a name that no prompt

@@ -46,6 +46,18 @@ async function settings(file) {
   }
 }
 
+/** What an input would send; what is empty is the model's own. A box sends its value or nothing. */
+function sends(input) {
+  if (input.type === "checkbox") return input.checked ? input.value : "false";
+  return input.value || input.dataset.own || (input.type === "number" ? input.placeholder : "");
+}
+
+function put(input, text) {
+  if (input.type === "checkbox") input.checked = text === input.value;
+  else input.value = text;
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
 /** What would change, as rows of a table: name, now, then. */
 function changes(request) {
   const rows = [];
@@ -54,8 +66,7 @@ function changes(request) {
     if (name === "seed" && request.seed_text) continue;
     const target = name === "seed_text" ? form.elements.seed : input;
     if (!target || target.type === "file" || value === null) continue;
-    // What is empty is the model's own.
-    const now = target.value || target.dataset.own || (target.type === "number" ? target.placeholder : "");
+    const now = sends(target);
     if (now !== String(value)) rows.push([target, target.name, now, String(value)]);
   }
   return rows;
@@ -78,10 +89,7 @@ async function take(file) {
   dialog.addEventListener("close", () => {
     if (dialog.returnValue === "start") picture();
     if (dialog.returnValue !== "settings") return;
-    for (const [target, , , then] of rows) {
-      target.value = then;
-      target.dispatchEvent(new Event("input", { bubbles: true }));
-    }
+    for (const [target, , , then] of rows) put(target, then);
   }, { once: true });
 }
 

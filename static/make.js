@@ -71,7 +71,11 @@ async function chosen() {
     field(name).dataset.own = theirs(name).dataset.own;
   }
   for (const side of sides) field(side).dataset.multiple = theirs(side).dataset.multiple;
-  field("edits").hidden = theirs("edits").hidden;
+  // What the model has no use for is out of sight, and as it would be by itself.
+  for (const [part, name, usual] of [["edits", "image_guidance", ""], ["decoders", "decoder", "full"]]) {
+    field(part).hidden = theirs(part).hidden;
+    if (field(part).hidden) field(name).value = usual;
+  }
   fitting();
   shapes.replaceChildren(...theirs("shapes").children);
   sliders.forEach(slide);

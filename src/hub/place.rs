@@ -11,7 +11,7 @@ use super::repository::RemoteFile;
 use super::select::Form;
 use super::{Fault, Record};
 use crate::image::sync_folder_of;
-use crate::model::checkpoint::is_name;
+use crate::model::checkpoint::{RECORD, is_name};
 use crate::{Error, Result};
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -19,9 +19,6 @@ use std::path::{Path, PathBuf};
 
 /// The folder of what is on its way. Hidden: [`crate::model::checkpoint::find`] takes no name with a dot in front.
 const WORKSHOPS: &str = ".pull";
-
-/// A record's name in a model folder, and what it ends with beside a model in one file.
-pub(super) const RECORD: &str = "limner.json";
 
 /// A model's place, by its name.
 #[derive(Debug, Clone)]

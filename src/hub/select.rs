@@ -3,7 +3,7 @@
 
 use super::repository::{Listing, RemoteFile};
 use super::{Fault, Variant};
-use crate::model::checkpoint::{PICKLE, is_pickle_name};
+use crate::model::checkpoint::{PICKLE, REFINER, is_pickle_name};
 use crate::{Error, Result};
 use indicatif::HumanBytes;
 use std::path::Path;
@@ -94,6 +94,7 @@ pub(super) fn files(listing: &Listing, form: &Form, variant: Variant) -> Result<
     let chosen = |path: &str| listing.files.iter().filter(|file| file.path == path).cloned().collect::<Vec<_>>();
     match form {
         Form::File(path) => Ok(chosen(path)),
+        Form::Folder if is_refiner(listing) => Err(unsuitable(listing, REFINER)),
         Form::Folder => {
             let mut parts = Vec::new();
             for component in &COMPONENTS {
@@ -103,6 +104,12 @@ pub(super) fn files(listing: &Listing, form: &Form, variant: Variant) -> Result<
             Ok([chosen(INDEX), chosen(WORDS), parts].concat())
         }
     }
+}
+
+/// SDXL's refiners have the second of its text encoders alone.
+fn is_refiner(listing: &Listing) -> bool {
+    let has = |folder: &str| listing.files.iter().any(|file| file.path.starts_with(folder));
+    has("text_encoder_2/") && !has("text_encoder/")
 }
 
 impl Component {

@@ -97,7 +97,7 @@ pub fn unfinished(folders: &[PathBuf]) -> Vec<Unfinished> {
 
 fn on_its_way(models: &Path, name: String) -> Unfinished {
     let workshop = place::workshop(models, &name);
-    let record = Record::read(&workshop.join(place::RECORD));
+    let record = Record::read(&workshop.join(checkpoint::RECORD));
     let total = record.as_ref().map(Record::bytes);
     let (repository, revision, file) =
         record.map(|record| (Some(record.repository), Some(record.revision), record.file)).unwrap_or_default();
@@ -164,8 +164,7 @@ fn remove_from(models: &Path, name: &str) -> Result<Option<PathBuf>> {
 
 /// A model for the list, and what is remembered of it.
 fn entry(name: String, path: PathBuf) -> (Entry, Option<Record>) {
-    let record = if path.is_dir() { path.join(place::RECORD) } else { path.with_extension(place::RECORD) };
-    let record = Record::read(&record);
+    let record = Record::read(&checkpoint::record(&path));
     let entry = Entry {
         bundled: name == BUNDLED,
         bytes: bytes_of(&path),

@@ -5,6 +5,7 @@
 //! requests for it can be checked before it is loaded; it is loaded when it is lent out for the first time, and stays in
 //! memory until another needs the room. What is lent out stays in any case.
 
+mod beside;
 mod catalogue;
 mod entry;
 mod shelf;
@@ -18,6 +19,7 @@ use crate::model::adapter;
 use crate::model::checkpoint::Precision;
 use crate::pipeline::{Pipeline, TokenCount, count_tokens};
 use crate::request::Facts;
+use beside::Beside;
 use candle_core::Device;
 use catalogue::Catalogue;
 use entry::{Found, Reason};
@@ -50,7 +52,7 @@ pub struct Settings {
 pub struct Library {
     settings: Settings,
     catalogue: Catalogue,
-    shelf: Mutex<Shelf<Pipeline>>,
+    shelf: Arc<Mutex<Shelf<Pipeline>>>,
     /// Held by whoever loads: one at a time.
     turn: Mutex<()>,
     loading: Mutex<Option<String>>,
@@ -72,7 +74,7 @@ impl Library {
     pub fn new(settings: Settings) -> Self {
         Self {
             catalogue: Catalogue::new(&settings),
-            shelf: Mutex::new(Shelf::new(settings.budget)),
+            shelf: Arc::new(Mutex::new(Shelf::new(settings.budget))),
             turn: Mutex::default(),
             loading: Mutex::default(),
             settings,
@@ -120,7 +122,7 @@ impl Library {
         let taken = lock(&self.shelf).take(name);
         match taken {
             Taken::Gone(held) => {
-                self.drop_all(vec![held]);
+                drop_all(vec![held], self.settings.give_back);
                 Unloaded::Done
             }
             Taken::InUse => Unloaded::InUse,
@@ -181,27 +183,20 @@ impl Library {
         while !self.try_make_room(&found.name, bytes) {
             std::thread::sleep(PATIENCE);
         }
-        Pipeline::new(opened, &self.settings.device, self.settings.precision).map_err(|error| match error {
+        let pipeline = Pipeline::new(opened, &self.settings.device, self.settings.precision);
+        let pipeline = pipeline.map_err(|error| match error {
             Error::Model { .. } => reason(self.catalogue.note(found, &error)),
             error => error,
-        })
+        })?;
+        let (name, shelf) = (found.name.clone(), Arc::downgrade(&self.shelf));
+        Ok(pipeline.within(Beside { name, shelf, give_back: self.settings.give_back }.room()))
     }
 
     /// False when there is no room for so many bytes before something comes back that is lent out.
     fn try_make_room(&self, name: &str, bytes: u64) -> bool {
         let Room { gone, enough } = lock(&self.shelf).make_room(name, bytes);
-        self.drop_all(gone);
+        drop_all(gone, self.settings.give_back);
         enough
-    }
-
-    fn drop_all(&self, gone: Vec<shelf::Held<Pipeline>>) {
-        if gone.is_empty() {
-            return;
-        }
-        for held in gone {
-            tracing::info!(model = held.name, mib = held.bytes() >> 20, "unloaded");
-        }
-        (self.settings.give_back)();
     }
 
     fn entry(&self, name: String) -> Entry {
@@ -223,6 +218,16 @@ impl Library {
             None => Presence::OnDisk,
         }
     }
+}
+
+fn drop_all(gone: Vec<shelf::Held<Pipeline>>, give_back: fn()) {
+    if gone.is_empty() {
+        return;
+    }
+    for held in gone {
+        tracing::info!(model = held.name, mib = held.bytes() >> 20, "unloaded");
+    }
+    give_back();
 }
 
 impl Weigh for Pipeline {

@@ -64,8 +64,17 @@ impl<T: Weigh> Shelf<T> {
         &self.held
     }
 
+    pub(super) fn budget(&self) -> u64 {
+        self.budget
+    }
+
     fn bytes(&self) -> u64 {
         self.held.iter().map(Held::bytes).sum()
+    }
+
+    /// What the things called `name` take.
+    pub(super) fn bytes_of(&self, name: &str) -> u64 {
+        self.held.iter().filter(|held| held.name == name).map(Held::bytes).sum()
     }
 
     /// A share in the thing called `name`, if it is the one that `stamp` shows. Counts as a use.

@@ -1,30 +1,34 @@
 //! What the files of a model look like from outside: enough to notice that they are others now.
 
+use crate::model::checkpoint::{self, Stamps};
 use std::fs::{DirEntry, read_dir};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-/// Path, length and time of change of each file of a model, in order.
+/// The files of a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Stamp(Vec<(PathBuf, u64, Option<SystemTime>)>);
+pub(super) struct Stamp {
+    own: Stamps,
+    /// Tiny decoders, which it may be drawn with.
+    companions: Stamps,
+}
 
 impl Stamp {
-    /// Looks at the folder or the file `path`: at the folder's files and at those in its folders, or at the file and at
-    /// the autoencoder beside it. Opens none of them. What is not there leaves no trace.
+    /// Looks at the folder or the file `path`: at the folder's files and at those in its folders, or at the file, its
+    /// record and the autoencoder beside it. Opens none of them. What is not there leaves no trace.
     pub(super) fn of(path: &Path) -> Self {
-        let beside = || vec![path.to_owned(), path.with_extension("vae.safetensors")];
-        let mut files = if path.is_dir() { inside(path) } else { beside() };
-        files.sort_unstable();
-        let look = |file: PathBuf| {
-            let about = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-            Some((file, about.len(), about.modified().ok()))
+        let record = checkpoint::record(path);
+        let files = match path.is_dir() {
+            true => inside(path),
+            false => vec![path.to_owned(), path.with_extension("vae.safetensors"), record],
         };
-        Self(files.into_iter().filter_map(look).collect())
+        let companions = checkpoint::companions(path);
+        let files_of = |path: PathBuf| if path.is_dir() { inside(&path) } else { vec![path] };
+        Self { own: Stamps::of(files), companions: Stamps::of(companions.into_iter().flat_map(files_of)) }
     }
 
-    /// Of all files together.
+    /// Of all its own files together.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.iter().map(|(_, length, _)| length).sum()
+        self.own.bytes()
     }
 }
 
@@ -44,7 +48,7 @@ fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
 mod tests {
     use super::*;
     use std::fs;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     #[test]
     fn a_change_of_any_file_shows() {
@@ -76,6 +80,9 @@ mod tests {
             fs::write(path(name), "1").unwrap();
         }
         assert_eq!(Stamp::of(&path("sd.safetensors")).bytes(), 2);
+        let before = Stamp::of(&path("sd.safetensors"));
+        fs::write(path("sd.limner.json"), "{}").unwrap();
+        assert_ne!(Stamp::of(&path("sd.safetensors")), before, "its record says where it is from");
         assert_eq!(Stamp::of(&path("sd.pruned.safetensors")).bytes(), 1);
     }
 }

@@ -2,11 +2,10 @@
 
 use crate::Result;
 use crate::model::adapter::Applied;
-use crate::model::checkpoint::Model;
-use std::path::Path;
+use crate::model::checkpoint::{Model, Stamp};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 /// The last model with adapters. One at a time is kept: it has a copy of every weight that they change.
 #[derive(Debug, Default)]
@@ -19,8 +18,7 @@ pub(super) struct Adapted {
 #[derive(Debug, Clone, PartialEq)]
 struct Wanted {
     applied: Applied,
-    length: u64,
-    changed: Option<SystemTime>,
+    stamp: Option<Stamp>,
 }
 
 impl Adapted {
@@ -53,12 +51,6 @@ impl Adapted {
 
 impl Wanted {
     fn new(applied: &Applied) -> Self {
-        let about = |path: &Path| path.metadata().ok();
-        let about = about(&applied.path);
-        Self {
-            length: about.as_ref().map_or(0, std::fs::Metadata::len),
-            changed: about.and_then(|about| about.modified().ok()),
-            applied: applied.clone(),
-        }
+        Self { stamp: applied.path.metadata().ok().map(|about| Stamp::of(&about)), applied: applied.clone() }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::receipt::Controlled;
 use super::recent::Recent;
+use super::room::Room;
 use crate::Result;
 use crate::image;
 use crate::model::checkpoint::{LoadedControlNet, LoadedIpAdapter, Precision};
@@ -15,6 +16,8 @@ use std::sync::Arc;
 pub(super) struct Nets {
     controlnets: Recent<LoadedControlNet>,
     ip_adapters: Recent<LoadedIpAdapter>,
+    /// Asked before one is loaded.
+    pub(super) room: Room,
     device: Device,
     precision: Precision,
 }
@@ -49,7 +52,16 @@ struct Prompt {
 impl Nets {
     pub(super) fn new(device: &Device, precision: Precision) -> Self {
         let (controlnets, ip_adapters) = (Recent::new(MAX_CONTROLS), Recent::new(1));
-        Self { controlnets, ip_adapters, device: device.clone(), precision }
+        Self { controlnets, ip_adapters, room: Room::default(), device: device.clone(), precision }
+    }
+
+    /// Room for so many bytes. Where there is none otherwise, networks of earlier plans go.
+    fn make_room(&self, bytes: u64) -> Result<()> {
+        self.room.make(bytes).or_else(|_| {
+            self.controlnets.forget_unused();
+            self.ip_adapters.forget_unused();
+            self.room.make(bytes)
+        })
     }
 
     /// Bytes that the weights of all of them take in memory.
@@ -66,7 +78,10 @@ impl Nets {
 
     fn control(&self, control: &request::Control, facts: &Facts) -> Result<Control> {
         let (name, known) = (&control.setting.net, &facts.controlnets);
-        let net = self.controlnets.get(&known.version(name), || known.load(name, &self.device, self.precision))?;
+        let net = self.controlnets.get(&known.stamps(name), || {
+            self.make_room(known.bytes(name, self.precision)?)?;
+            known.load(name, &self.device, self.precision)
+        })?;
         // From black to white, 0 to 1.
         let picture = image::to_tensor(&control.picture, &self.device)?.affine(0.5, 0.5)?;
         Ok(Control { hint: net.network.hint(&picture)?, net, setting: control.setting.clone() })
@@ -74,8 +89,11 @@ impl Nets {
 
     fn prompt(&self, prompt: &request::Control, facts: &Facts, dtype: DType) -> Result<Prompt> {
         let (setting, known) = (prompt.setting.clone(), &facts.ip_adapters);
-        let load = || known.load(&setting.net, &self.device, self.precision);
-        let loaded = self.ip_adapters.get(&known.version(&setting.net), load)?;
+        let load = || {
+            self.make_room(known.bytes(&setting.net, self.precision)?)?;
+            known.load(&setting.net, &self.device, self.precision)
+        };
+        let loaded = self.ip_adapters.get(&known.stamps(&setting.net), load)?;
         let states = loaded.network.states(&loaded.encoder, &prompt.picture, &self.device)?;
         let states = loaded.network.prompt(&states, setting.weight, dtype)?;
         Ok(Prompt { states, hash: loaded.hash().to_owned(), setting })

@@ -305,6 +305,47 @@ fn a_person_drops_a_picture_and_is_asked_before_its_settings_are_taken() {
     window.wait_for("document.querySelector('#image').files.length === 1 && document.querySelector('#pictures').open");
 }
 
+/// Draws the masked part of a picture, once alone and once not, and drops the result on the page.
+const DROP_A_REPAINTED_PICTURE: &str = "
+    const canvas = document.createElement('canvas');
+    canvas.width = canvas.height = 32;
+    const context = canvas.getContext('2d');
+    const filled = (style) => { context.fillStyle = style; context.fillRect(0, 0, 32, 32); return canvas.toDataURL(); };
+    const request = { prompt: 'heart', steps: 1, image: filled('red'), mask: filled('white'), only_masked: ALONE };
+    const headers = { 'Content-Type': 'application/json', Accept: 'image/png' };
+    const body = JSON.stringify(request);
+    return fetch('/api/v1/generate', { method: 'POST', headers, body }).then((answer) => answer.blob()).then((blob) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([blob], 'heart.png', { type: 'image/png' }));
+        const options = { dataTransfer, bubbles: true, cancelable: true };
+        document.querySelector('#prompt').dispatchEvent(new DragEvent('drop', options));
+    });";
+
+/// A box that is ticked must not send "false", as it did when its value was set instead of its tick.
+#[test]
+fn settings_of_a_dropped_picture_tick_boxes_and_leave_what_they_send() {
+    let Some(((_driver, port), (_server, address))) = programs() else { return };
+    let window = Window::open(&port, 1280, 900);
+    window.post("/url", &json!({ "url": address }));
+    let sent = "return new FormData(form).get('only_masked')";
+    for (alone, row, sends) in [
+        ("false", None, json!(null)),
+        ("true", Some("false\ttrue"), json!("true")),
+        ("true", None, json!("true")),
+        ("false", Some("true\tfalse"), json!(null)),
+    ] {
+        window.run(&DROP_A_REPAINTED_PICTURE.replace("ALONE", alone));
+        window.wait_for("document.querySelector('#found').open");
+        let rows = window.run("return document.querySelector('#found tbody').innerText");
+        let found = rows.as_str().unwrap().lines().find_map(|line| line.strip_prefix("only masked\t"));
+        assert_eq!(found, row, "{rows}");
+        window.run("document.querySelector('#found button[value=settings]').click()");
+        window.wait_for("!document.querySelector('#found').open");
+        assert_eq!(window.run(sent), sends);
+        assert_eq!(window.run("return document.querySelector('#only_masked').value"), "true");
+    }
+}
+
 #[test]
 fn a_person_chooses_another_model() {
     let place = crate::library::place();

@@ -307,6 +307,11 @@ fn configurations_out_of_range_are_refused_before_memory_is_asked_for() {
             "1 trained_betas for num_train_timesteps 1000",
         ),
         ("model_index.json", json!({ "_class_name": "FluxPipeline" }), "\"FluxPipeline\" cannot be run"),
+        (
+            "model_index.json",
+            json!({ "text_encoder": [null, null], "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"] }),
+            "the refiner of SDXL, and refiners are not supported",
+        ),
     ];
     for (file, change, expected) in changes {
         let tiny = Tiny::new();
@@ -314,6 +319,18 @@ fn configurations_out_of_range_are_refused_before_memory_is_asked_for() {
         let message = refusal(&tiny);
         assert!(message.contains(expected), "{message:?} does not say {expected:?}");
     }
+}
+
+/// Turbo models are told by their names, and people call what they pull as they like.
+#[test]
+fn a_distilled_model_is_known_by_its_repositorys_name_too() {
+    let tiny = Tiny::new();
+    let usual = || Opened::read(tiny.path()).unwrap().defaults();
+    assert_eq!((usual().steps, usual().guidance), (20, 5.0));
+    tiny.write_json("limner.json", &json!({ "repository": "someone/Tiny-Turbo", "revision": "main" }));
+    assert_eq!((usual().steps, usual().guidance), (4, 1.0));
+    tiny.write_json("limner.json", &json!({ "repository": "turbo/tiny", "revision": "main" }));
+    assert_eq!(usual().steps, 20, "an owner's name says nothing of a model");
 }
 
 /// As `limner train --pixels` writes it: no autoencoder, and its forward process as a table.

@@ -3,6 +3,7 @@
 use crate::checkpoint::tiny::Tiny;
 use crate::http::{app_with, bytes, finished, form, get, of, post, text, with};
 use crate::jobs::{One, Sleeper, ended, request, state};
+use crate::pipeline::{photograph, png};
 use crate::tiny_model;
 use axum::Router;
 use base64::Engine;
@@ -170,6 +171,75 @@ fn what_is_lent_out_stays_and_who_needs_its_room_waits() {
     });
     assert_eq!(loaded(&library), ["b"]);
     assert_eq!((library.unload("b"), library.unload("b")), (Unloaded::Done, Unloaded::NotLoaded));
+}
+
+/// A plan for `a` along a picture.
+fn along(net: &str, facts: &Facts) -> Plan {
+    let mut request = request(&[("seed", "5"), ("steps", "1"), ("control", net)]);
+    assert!(request.set_file("control_image", png(&photograph(32, 32))));
+    Plan::new(&request, facts).unwrap()
+}
+
+/// The models of [`place`] with two ControlNets of the same size, and what `a`, `b` and such a net take.
+fn place_with_nets() -> (TempDir, [u64; 3]) {
+    let place = place();
+    copy(&tiny_model::path().with_file_name("controlnets"), &place.path().join("controlnets"));
+    let library = library(&[place.path()], &place.path().join("a"), u64::MAX);
+    let [a, b] = ["a", "b"].map(|name| library.lend(name, &mut || ()).unwrap());
+    let alone = a.bytes();
+    a.generate(&along("edges", &a.facts()), &mut |_| Ok(())).unwrap();
+    let sizes = [alone, b.bytes(), a.bytes() - alone];
+    (place, sizes)
+}
+
+#[test]
+fn a_model_that_is_not_in_use_goes_for_a_net_and_the_budget_is_kept() {
+    let (place, [a, b, net]) = place_with_nets();
+    for (spare, left) in [(0, vec!["b", "a"]), (1, vec!["a"])] {
+        let library = library(&[place.path()], &place.path().join("a"), a + b + net - spare);
+        loads(&library, "b");
+        let pipeline = library.lend("a", &mut || ()).unwrap();
+        pipeline.generate(&along("edges", &pipeline.facts()), &mut |_| Ok(())).unwrap();
+        assert_eq!((loaded(&library), pipeline.bytes()), (left.iter().map(ToString::to_string).collect(), a + net));
+    }
+}
+
+#[test]
+fn nets_of_earlier_plans_go_before_one_is_refused() {
+    let (place, [a, _, net]) = place_with_nets();
+    let open = |budget| library(&[place.path()], &place.path().join("a"), budget);
+    let roomy = open(a + net);
+    let pipeline = roomy.lend("a", &mut || ()).unwrap();
+    for name in ["edges", "nothing", "edges"] {
+        pipeline.generate(&along(name, &pipeline.facts()), &mut |_| Ok(())).unwrap();
+        assert_eq!(pipeline.bytes(), a + net, "{name}");
+    }
+    let narrow = open(a + net - 1);
+    let pipeline = narrow.lend("a", &mut || ()).unwrap();
+    let error = refusal(pipeline.generate(&along("edges", &pipeline.facts()), &mut |_| Ok(())));
+    let numbers = format!("needs {} of memory, and all models together may take {}", size(a + net), size(a + net - 1));
+    assert!(error.code == "model_too_large" && error.message.contains(&numbers), "{}", error.message);
+    assert_eq!((loaded(&narrow), pipeline.bytes()), (vec!["a".to_owned()], a));
+    let plain = Plan::new(&request(&[("steps", "1")]), &pipeline.facts()).unwrap();
+    assert_eq!(pipeline.generate(&plain, &mut |_| Ok(())).unwrap().len(), 1);
+}
+
+/// Somebody else draws with `b`, and is done after a while.
+#[test]
+fn a_net_waits_for_a_model_that_is_lent_out() {
+    let (place, [a, b, net]) = place_with_nets();
+    let library = library(&[place.path()], &place.path().join("a"), a + b.max(net));
+    let lent = library.lend("b", &mut || ()).unwrap();
+    let pipeline = library.lend("a", &mut || ()).unwrap();
+    std::thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel();
+        let draw = || pipeline.generate(&along("edges", &pipeline.facts()), &mut |_| Ok(())).unwrap().len();
+        scope.spawn(move || done.send(draw()).unwrap());
+        assert!(is_done.recv_timeout(Duration::from_millis(200)).is_err(), "it did not wait");
+        drop(lent);
+        assert_eq!(is_done.recv_timeout(Duration::from_secs(60)).unwrap(), 1);
+    });
+    assert_eq!(loaded(&library), ["a"]);
 }
 
 #[test]

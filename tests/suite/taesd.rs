@@ -142,6 +142,27 @@ fn a_companion_is_found_beside_the_model_by_any_of_its_names() {
     assert!(pictures.iter().all(|picture| *picture == pictures[0]));
 }
 
+/// As a library sees it, that has looked at the model and loaded it before.
+#[test]
+fn a_companion_that_comes_or_goes_is_noticed_without_a_restart() {
+    let place = Place::new();
+    let library = crate::library::library(&[place.folder.path()], &place.path("model"), u64::MAX);
+    let offers = |expected: bool| {
+        let mut loads = 0;
+        let pipeline = library.lend("model", &mut || loads += 1).unwrap();
+        assert_eq!((pipeline.facts().tiny_decoder, loads), (expected, 1), "not loaded anew");
+        drop(library.lend("model", &mut || panic!("loaded without need")).unwrap());
+        assert_eq!(library.facts("model").unwrap().tiny_decoder, expected);
+    };
+    offers(false);
+    let own = library.get("model").unwrap().bytes_on_disk;
+    place.write("taesd.safetensors", original);
+    offers(true);
+    assert_eq!(library.get("model").unwrap().bytes_on_disk, own, "it is none of the model's files");
+    fs::remove_file(place.path("taesd.safetensors")).unwrap();
+    offers(false);
+}
+
 #[test]
 fn without_a_companion_the_models_own_decoder_serves() {
     let place = Place::new();

@@ -5,6 +5,8 @@ use super::patience::Trouble;
 use crate::Error;
 use crate::hub::Fault;
 use crate::hub::repository::Repository;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use std::time::Duration;
 
 /// What was asked for.
@@ -23,12 +25,27 @@ pub(super) fn explain(question: &Question<'_>, answer: &Answer, from_hub: bool) 
     match status {
         401 | 403 if from_hub => Error::Hub(question.denied(answer)).into(),
         404 | 410 if from_hub => Error::Hub(question.missing(answer)).into(),
-        429 | 503 => busy(status, answer.header("retry-after").and_then(|text| text.trim().parse().ok())),
+        429 | 503 => busy(status, wanted_wait(answer.header("retry-after"), answer.header("date"))),
         _ => {
             let fault = Error::Hub(Fault::Broken(format!("{}: {}", question.what(), said(answer))));
             if status >= 500 || status == 408 || !from_hub { Trouble::again(fault) } else { fault.into() }
         }
     }
+}
+
+/// The seconds that a `Retry-After` asks for: a number, or a date (RFC 9110, section 10.2.3), which is the hub's: its
+/// distance is from the answer's own `Date`, where there is one.
+fn wanted_wait(retry_after: Option<&str>, date: Option<&str>) -> Option<u64> {
+    let text = retry_after?.trim();
+    text.parse().ok().or_else(|| {
+        let now = date.and_then(moment).unwrap_or_else(Timestamp::now);
+        Some(moment(text)?.duration_since(now).as_secs().try_into().unwrap_or(0))
+    })
+}
+
+/// A date of HTTP, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn moment(text: &str) -> Option<Timestamp> {
+    DateTimeParser::new().parse_timestamp(text.trim()).ok()
 }
 
 fn busy(status: u16, seconds: Option<u64>) -> Trouble {
@@ -83,5 +100,23 @@ impl Question<'_> {
             _ if self.with_token => format!("there is no {id}, or the account of HF_TOKEN may not see it"),
             _ => format!("there is no {id}"),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_a_number_of_seconds_or_a_date_of_the_hubs_clock() {
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let wait = |text| wanted_wait(Some(text), Some(date));
+        assert_eq!([" 17 ", "Sun, 06 Nov 1994 08:51:07 GMT"].map(wait), [Some(17), Some(90)]);
+        assert_eq!([date, "Sun, 06 Nov 1994 08:49:00 GMT"].map(wait), [Some(0); 2]);
+        assert_eq!(["", "soon", "-1", "1.5"].map(wait), [None; 4]);
+        assert_eq!((wanted_wait(None, Some(date)), wanted_wait(Some(date), None)), (None, Some(0)));
+        let soon = Timestamp::now() + Duration::from_secs(100);
+        let soon = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&soon).unwrap();
+        assert!((95..=100).contains(&wanted_wait(Some(&soon), None).unwrap()));
     }
 }

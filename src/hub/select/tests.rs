@@ -156,3 +156,19 @@ fn a_folder_without_a_unet_is_no_stable_diffusion_model() {
     let says = files(&flux, &Form::Folder, Variant::Fp16).unwrap_err().to_string();
     assert_eq!(says, "a/b: no configuration in text_encoder/: not a Stable Diffusion model");
 }
+
+#[test]
+fn a_refiner_is_refused_as_what_it_is() {
+    let refiner = [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer_2/vocab.json",
+        "text_encoder_2/config.json",
+        "text_encoder_2/model.safetensors",
+        "vae/config.json",
+        "unet/config.json",
+    ];
+    let error = files(&listing(&refiner), &Form::Folder, Variant::Fp16).unwrap_err();
+    assert!(matches!(error, Error::Hub(Fault::Unsuitable(_))), "{error}");
+    assert_eq!(error.to_string(), format!("a/b: {REFINER}"));
+}

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// What the decoder's tensors are called in a file of its own, which counts the clamp before them as layer 0.
 const ORIGINAL: [&str; 3] = ["taesd_decoder.", "decoder.", ""];
 
+/// What companions are called: that of Stable Diffusion and that of XL.
+const NAMES: [&str; 2] = ["taesd", "taesdxl"];
+
 /// A tiny decoder beside a large autoencoder.
 #[derive(Debug)]
 pub struct Companion {
@@ -51,10 +54,20 @@ impl Companion {
 /// Where the companion of the model at `model` is whose autoencoder is `codec`; nothing where there is none.
 pub(super) fn find(model: &Path, codec: &CodecConfig) -> Option<PathBuf> {
     let name = codec.companion()?;
+    searched(model).flat_map(|place| candidates(&place, name)).find(|path| path.exists())
+}
+
+/// All companions where that of the model at `model` is looked for, whichever it is.
+pub(crate) fn companions(model: &Path) -> Vec<PathBuf> {
+    let candidates = |place: PathBuf| NAMES.map(|name| candidates(&place, name));
+    searched(model).flat_map(candidates).flatten().filter(|path| path.exists()).collect()
+}
+
+fn searched(model: &Path) -> impl Iterator<Item = PathBuf> {
     // A model may be a link to where it really is, and the companion in either place.
     let models = [Some(model.to_owned()), model.canonicalize().ok()].into_iter().flatten();
     let beside = models.filter_map(|model| Some(model.parent()?.to_owned()));
-    beside.chain(places()).flat_map(|place| candidates(&place, name)).find(|path| path.exists())
+    beside.chain(places())
 }
 
 fn candidates(place: &Path, name: &str) -> [PathBuf; 3] {
@@ -63,7 +76,7 @@ fn candidates(place: &Path, name: &str) -> [PathBuf; 3] {
 
 /// Whether a file of this name is a companion and no model.
 pub(super) fn is_companion(name: &str) -> bool {
-    ["taesd", "taesdxl"].iter().any(|companion| match name.strip_prefix(companion) {
+    NAMES.iter().any(|companion| match name.strip_prefix(companion) {
         Some(rest) => [".safetensors", "_decoder.safetensors", "_encoder.safetensors"].contains(&rest),
         None => false,
     })

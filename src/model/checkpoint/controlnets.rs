@@ -2,9 +2,9 @@
 //! diffusers folder or as one file, in diffusers' names or in those of the program that trained the first of them.
 
 use super::file::read_json;
-use super::kept::{Kept, Version};
+use super::kept::Kept;
 use super::weights::{Hash, Weights};
-use super::{Precision, single};
+use super::{Precision, Stamps, single};
 use crate::error::FieldError;
 use crate::model::controlnet::{ControlNet, ControlNetConfig};
 use crate::model::unet::UNetConfig;
@@ -66,9 +66,9 @@ impl ControlNets {
         self.kept.names()
     }
 
-    /// Which version of the net `name` is there now.
-    pub(crate) fn version(&self, name: &str) -> Version {
-        self.kept.version(name)
+    /// Which files the net `name` has now.
+    pub(crate) fn stamps(&self, name: &str) -> Stamps {
+        self.kept.stamps(name)
     }
 
     /// What is wrong with asking for the net `name`, in the field `field`, if anything: there is none (code
@@ -90,17 +90,28 @@ impl ControlNets {
         opened.config.check().map_err(|message| unusable(Error::model(path, message)))
     }
 
+    /// Bytes that the weights of the net `name` will take in memory, as far as their headers say. Fails as
+    /// [`ControlNets::load`] does.
+    pub(crate) fn bytes(&self, name: &str, precision: Precision) -> Result<u64> {
+        let Opened { weights, .. } = self.open(name)?;
+        Ok(weights.bytes(precision.of_model(weights.stored())))
+    }
+
     /// Loads the net `name` in a precision. What [`ControlNets::check`] would say is an [`Error::Invalid`]; missing tensors
     /// and such are an [`Error::Model`].
     pub fn load(&self, name: &str, device: &Device, precision: impl Into<Precision>) -> Result<LoadedControlNet> {
+        let Opened { config, weights } = self.open(name)?;
+        let precision = precision.into().of_model(weights.stored());
+        let network = weights.build(precision, device, |vb| ControlNet::new(&config, vb))?;
+        Ok(LoadedControlNet { network, bytes: weights.taken(), hash: Hash::of(&[weights]) })
+    }
+
+    fn open(&self, name: &str) -> Result<Opened> {
         self.check("control", name).map_err(Error::invalid)?;
         let (Some(path), Some(base)) = (self.kept.path(name), &self.base) else {
             return Err(Error::Server(format!("the ControlNet {name} has just gone")));
         };
-        let Opened { config, weights } = Opened::read(&path, base)?;
-        let precision = precision.into().of_model(weights.stored());
-        let network = weights.build(precision, device, |vb| ControlNet::new(&config, vb))?;
-        Ok(LoadedControlNet { network, bytes: weights.taken(), hash: Hash::of(&[weights]) })
+        Opened::read(&path, base)
     }
 }
 

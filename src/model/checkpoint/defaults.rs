@@ -1,8 +1,10 @@
 //! What to use where a request says nothing: it depends on what a model was trained, or distilled, to do.
 
+use super::origin;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::model::unet::{AdditionEmbedType, UNetConfig};
+use std::path::Path;
 
 /// A model's own defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,8 +32,13 @@ pub(super) enum Distilled {
 }
 
 impl Distilled {
-    /// Told by a model's name, which is all that a single file gives away.
-    pub(super) fn by_name(name: &str) -> Self {
+    /// Told by the names of the model at `path`, which are all that a single file gives away.
+    pub(super) fn by_names(path: &Path) -> Self {
+        let told = origin::names(path).iter().map(|name| Self::by_name(name)).find(|told| *told != Self::No);
+        told.unwrap_or(Self::No)
+    }
+
+    fn by_name(name: &str) -> Self {
         let name = name.to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
         match () {

@@ -21,7 +21,10 @@ use std::path::Path;
 struct Index {
     #[serde(rename = "_class_name")]
     class_name: String,
-    /// Library and class of the second text encoder, which may be null.
+    /// Library and class of the first text encoder, which are null in a refiner.
+    #[serde(default)]
+    text_encoder: Option<[Option<String>; 2]>,
+    /// Likewise the second, which may be null.
     #[serde(default)]
     text_encoder_2: Option<[Option<String>; 2]>,
     /// Likewise the autoencoder, which may be null: then the U-Net draws pixels.
@@ -43,6 +46,9 @@ const PIPELINES: [&str; 9] = [
     "StableDiffusionXLInpaintPipeline",
     "StableDiffusionXLInstructPix2PixPipeline",
 ];
+
+/// What to say of a model that only finishes pictures of another.
+pub(crate) const REFINER: &str = "the refiner of SDXL, and refiners are not supported; use the base model";
 
 /// The folders of text encoder and tokenizer.
 const FIRST: [&str; 2] = ["text_encoder", "tokenizer"];
@@ -111,11 +117,18 @@ impl Index {
             return Err(Error::model(path, message));
         }
         let index: Self = read_json(&file)?;
+        if index.is_refiner() {
+            return Err(Error::model(file, REFINER));
+        }
         if PIPELINES.contains(&index.class_name.as_str()) {
             return Ok(index);
         }
         let class = &index.class_name;
         Err(Error::model(file, format!("a {class:?} cannot be run; these can: {}", PIPELINES.join(", "))))
+    }
+
+    fn is_refiner(&self) -> bool {
+        matches!((&self.text_encoder, &self.text_encoder_2), (Some([_, None]), Some([_, Some(_)])))
     }
 
     fn is_xl(&self) -> bool {
@@ -178,7 +191,7 @@ impl SchedulerConfig {
         match self.class_name.as_str() {
             "LCMScheduler" => Distilled::Consistency,
             _ if few_steps && !self.rescale_betas_zero_snr => Distilled::Adversarial,
-            _ => Distilled::by_name(&super::name(model)),
+            _ => Distilled::by_names(model),
         }
     }
 

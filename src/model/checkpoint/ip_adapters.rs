@@ -1,10 +1,10 @@
 //! IP-Adapters among the models: files in the folder `ip-adapters` of each place where models are kept, with their image
 //! encoders in folders beside them.
 
-use super::Precision;
 use super::file::read_json;
-use super::kept::{Kept, Version};
+use super::kept::Kept;
 use super::weights::{Hash, Weights};
+use super::{Precision, Stamps};
 use crate::error::FieldError;
 use crate::model::clip_vision::{ClipVisionConfig, ClipVisionModel};
 use crate::model::ip_adapter::{IpAdapter, IpAdapterSizes, ProjectionSizes, ResamplerSizes};
@@ -70,9 +70,17 @@ impl IpAdapters {
         self.open(field, name).map(drop)
     }
 
-    /// Which version of the adapter `name` is there now.
-    pub(crate) fn version(&self, name: &str) -> Version {
-        self.kept.version(name)
+    /// Which files the adapter `name` has now.
+    pub(crate) fn stamps(&self, name: &str) -> Stamps {
+        self.kept.stamps(name)
+    }
+
+    /// Bytes that the weights of the adapter `name` and of its encoder will take in memory, as far as their headers say.
+    /// Fails as [`IpAdapters::load`] does.
+    pub(crate) fn bytes(&self, name: &str, precision: Precision) -> Result<u64> {
+        let (Opened { weights, encoder, .. }, _) = self.open("ip_adapter", name).map_err(Error::invalid)?;
+        let of = |weights: &Weights| weights.bytes(precision.of_model(weights.stored()));
+        Ok(of(&weights) + of(&Weights::read(&encoder.0, "model")?))
     }
 
     /// Loads the adapter `name` and its encoder. What [`IpAdapters::check`] would say is an

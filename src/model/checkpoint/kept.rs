@@ -1,20 +1,12 @@
 //! Parts of one kind among the models: a folder of their own in each place where models are kept, and beside a model.
 
+use super::Stamps;
 use super::find::{is_name, places};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// What the names of parts in one file end with.
 const ENDING: &str = ".safetensors";
-
-/// A part as it lies on disk at some time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Version {
-    path: Option<PathBuf>,
-    /// Of the newest of its files.
-    modified: Option<SystemTime>,
-}
 
 /// Where parts of one kind are kept, by their names. What is put there later is seen, too.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -49,13 +41,11 @@ impl Kept {
         is_name(name).then(|| self.folders.iter().flat_map(candidates).find(|path| is_part(path))).flatten()
     }
 
-    /// Which version of the part called `name` is there now.
-    pub(super) fn version(&self, name: &str) -> Version {
+    /// Which files the part called `name` has now.
+    pub(super) fn stamps(&self, name: &str) -> Stamps {
         let path = self.path(name);
         let inside = path.iter().filter_map(|path| std::fs::read_dir(path).ok()).flatten().flatten();
-        let files = inside.map(|entry| entry.path()).chain(path.clone());
-        let modified = files.filter_map(|file| file.metadata().ok()?.modified().ok()).max();
-        Version { path, modified }
+        Stamps::of(inside.map(|entry| entry.path()).chain(path.clone()))
     }
 
     /// A sentence that says that there is no `name`, and that there are `names`.

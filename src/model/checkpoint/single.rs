@@ -45,7 +45,7 @@ pub(super) fn read(path: &Path) -> Result<Parts> {
             .map(|(kind, config, weights)| parts(path, kind, config, weights))
             .collect::<Result<_>>()?,
         prediction: prediction(&file, &unet_weights, family),
-        defaults: Defaults::new(&unet, Distilled::by_name(&super::name(path))),
+        defaults: Defaults::new(&unet, Distilled::by_names(path)),
         unet: (unet, unet_weights),
         codec: (codec, codec_weights),
         schedule: schedule(&file)?,

@@ -2,6 +2,12 @@
 //! that is not whole, and the message says what to do.
 
 use super::*;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 /// Nothing may have been fetched but the listing, and nothing be there.
 fn nothing_happened(hub: &FakeHub, models: &Path) {
@@ -61,6 +67,10 @@ fn a_busy_hub_is_left_alone_as_long_as_it_asks_for() {
     assert!(
         matches!(&fault, Fault::Busy { retry_after_seconds: Some(3600), message } if message.contains("in 3600 s"))
     );
+    let dates = [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("retry-after", "Sun, 06 Nov 1994 09:49:37 GMT")];
+    hub.next("listing", Mischief::Status(503, dates.map(|(name, date)| (name, date.to_owned())).to_vec()));
+    let fault = self::fault(fetch(&hub, &order(), models.path()));
+    assert!(matches!(&fault, Fault::Busy { retry_after_seconds: Some(3600), .. }), "{fault:?}");
 }
 
 #[test]
@@ -257,6 +267,38 @@ fn redirects_in_a_circle_or_to_a_strange_place_end() {
     hub.next("listing", Mischief::Redirect("file:///etc/passwd".into()));
     let strange = fault(fetch(&hub, &order(), models.path()));
     assert!(matches!(&strange, Fault::Broken(text) if text.contains("is not an address")), "{strange:?}");
+}
+
+/// A server that shows a certificate which nobody vouches for, and counts who comes. Both files are from
+/// `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out certificate.pem -days 36500
+/// -subj /CN=test -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE`.
+fn stranger() -> (String, Arc<AtomicUsize>) {
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("../../fixtures/tls/certificate.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../fixtures/tls/key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (endpoint, visits) = (format!("https://{}", listener.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
+    let counter = visits.clone();
+    std::thread::spawn(move || {
+        for mut visitor in listener.incoming().flatten() {
+            counter.fetch_add(1, Ordering::Relaxed);
+            let _ = ServerConnection::new(config.clone()).unwrap().complete_io(&mut visitor);
+        }
+    });
+    (endpoint, visits)
+}
+
+#[test]
+fn a_certificate_that_does_not_verify_is_said_at_once() {
+    let ((endpoint, visits), models) = (stranger(), tempfile::tempdir().unwrap());
+    let hub = Hub::at(&endpoint, None, patience()).unwrap();
+    let fault = fault(pull(&hub, &order(), models.path(), &mut |_| (), &AtomicBool::new(false)));
+    let says = |text: &str| ["invalid peer certificate", "SSL_CERT_FILE"].iter().all(|words| text.contains(words));
+    assert!(matches!(&fault, Fault::Unreachable(text) if says(text)), "{fault:?}");
+    assert_eq!(visits.load(Ordering::Relaxed), 1, "it was tried again");
+    assert_eq!(files_in(models.path()), Vec::<String>::new());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a single file is, by the names of its tensors: a model of a family, or something else, which is then said.
 
+use crate::model::checkpoint::folder::REFINER;
 use crate::model::checkpoint::weights::Weights;
 use crate::model::text_encoder::Reading;
 
@@ -63,7 +64,7 @@ pub(super) fn recognise(file: &Weights) -> Result<Family, String> {
         return Err(hint.map_or("its tensors are not those of a Stable Diffusion model", |(_, what)| what).to_owned());
     }
     if begins("conditioner.embedders.0.model.") {
-        return Err("the refiner of SDXL, which this program does not run; use the base model".into());
+        return Err(REFINER.into());
     }
     let family = Family::ALL.into_iter().find(|family| family.texts().iter().all(|text| begins(text.prefix)));
     family.ok_or_else(|| "the file has no text encoder; only whole checkpoints can be used".into())

@@ -5,7 +5,7 @@
 //! handle keeps the old one; a file that is cut short where it lies is an error. Every number is read once, to the place
 //! where it stays.
 
-use super::hash::Stamp;
+use crate::model::checkpoint::Stamp;
 use crate::model::checkpoint::file::open_file;
 use crate::{Error, Result};
 use bytemuck::Pod;
@@ -51,7 +51,7 @@ impl WeightFile {
     pub(super) fn open(path: PathBuf) -> Result<Self> {
         let file = open_file(&path)?;
         let unreadable = |e: io::Error| Error::model(&path, e.to_string());
-        let stamp = Stamp::of(&file).map_err(unreadable)?;
+        let stamp = Stamp::of(&file.metadata().map_err(unreadable)?);
         let head = head(&file, stamp.length).map_err(unreadable)?;
         match metadata(&head, stamp.length) {
             Ok(metadata) => Ok(Self { start: head.len() as u64, path, file, stamp, metadata }),

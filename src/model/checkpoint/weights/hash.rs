@@ -2,13 +2,14 @@
 
 use super::Weights;
 use super::file::WeightFile;
+use crate::model::checkpoint::Stamp;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -26,23 +27,6 @@ const UNKNOWN: &str = "unknown";
 pub(in crate::model) struct Hash {
     files: Vec<Arc<Vec<WeightFile>>>,
     value: OnceLock<String>,
-}
-
-/// Which content of a file is meant, as far as that can be told without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
-    pub(super) length: u64,
-    inode: u64,
-    seconds: i64,
-    nanoseconds: i64,
-}
-
-impl Stamp {
-    pub(super) fn of(file: &File) -> io::Result<Self> {
-        let about = file.metadata()?;
-        let (seconds, nanoseconds) = (about.mtime(), about.mtime_nsec());
-        Ok(Self { length: about.len(), inode: about.ino(), seconds, nanoseconds })
-    }
 }
 
 impl Hash {
@@ -109,7 +93,7 @@ fn digest(file: &WeightFile, memory: Option<&Path>) -> io::Result<Sha> {
 }
 
 fn unchanged(file: &WeightFile) -> io::Result<()> {
-    match Stamp::of(&file.file)? == file.stamp {
+    match Stamp::of(&file.file.metadata()?) == file.stamp {
         true => Ok(()),
         false => Err(io::Error::other("the file was changed after it was loaded")),
     }

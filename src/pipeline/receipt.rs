@@ -338,7 +338,6 @@ fn quoted(value: &str) -> String {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_blend(rule: &Inpainting) -> bool {
     *rule == Inpainting::Blend
 }

@@ -353,6 +353,8 @@ fn a_person_chooses_another_model() {
     let broken = place.path().join("broken-model");
     crate::library::copy(&tiny_model::path(), &broken);
     std::fs::write(broken.join("unet/config.json"), r#"{"cross_attention_dim": 7}"#).unwrap();
+    let editor = crate::checkpoint::Tiny::with_unet(&json!({ "in_channels": 8 }));
+    crate::library::copy(editor.path(), &place.path().join("editor"));
     let Some(((_driver, port), (_server, address))) =
         programs_with(&[("LIMNER_MODELS", place.path().to_str().unwrap())])
     else {
@@ -365,13 +367,20 @@ fn a_person_chooses_another_model() {
     );
     assert_eq!(window.run("return document.querySelector('#model').value"), "tiny");
     assert_eq!(window.run("return document.querySelector('option[value=broken-model]').disabled"), true);
-    window.run(
-        "const model = document.querySelector('#model'); model.value = 'b'; model.dispatchEvent(new Event('input'))",
-    );
+    let choose = |name: &str| {
+        window.run(&format!("model.value = '{name}'; model.dispatchEvent(new Event('input'))"));
+    };
+    // What a model has no use for is out of sight, and not sent.
+    window.run("document.querySelector('#steps').closest('details').open = true");
+    assert_eq!(window.run("return edits.hidden && decoders.hidden"), true);
+    choose("editor");
+    window.wait_for("!edits.hidden && decoders.hidden");
+    window.type_into("#image_guidance", "2.5");
+    choose("b");
+    window.wait_for("edits.hidden && document.querySelector('#image_guidance').value === ''");
     window.wait_for(
         "document.querySelector('#width').placeholder === '16' && document.querySelector('#width').step === '2'",
     );
-    window.run("document.querySelector('#steps').closest('details').open = true");
     assert_eq!(window.run("return document.querySelector('#shapes button').dataset.width"), "16");
     window.screenshot("model-1280.png");
     window.type_into("#prompt", "red apple\u{e007}");

@@ -19,9 +19,11 @@ pub(super) enum Over {
 }
 
 impl Over {
-    /// What is possible, with `left` steps to go of `total`.
-    fn order(self, order: usize, left: usize, total: usize) -> usize {
+    /// What is sensible, with `left` steps to go of `total`, this one to `next`. A polynomial in ln sigma says nothing of the
+    /// way to 0.
+    fn order(self, order: usize, left: usize, total: usize, next: f64) -> usize {
         match self {
+            Self::LogSigma if next == 0.0 => 1,
             Self::LogSigma if total < FEW_STEPS => order.min(left),
             _ => order,
         }
@@ -54,7 +56,7 @@ pub(super) fn run(walk: &mut Walk<'_>, mut x: Tensor, over: Over, order: usize) 
         let denoised = walk.denoiser.denoise(&x, sigma)?;
         noises.insert(0, noise(&x, &denoised, sigma)?);
         sigmas.insert(0, sigma);
-        let order = over.order(order, walk.total() - index, walk.total());
+        let order = over.order(order, walk.total() - index, walk.total(), next);
         noises.truncate(order);
         sigmas.truncate(order);
         x = match over {

@@ -1,7 +1,7 @@
 //! The model that this repository ships.
 
 use candle_core::Device;
-use limner::image::RgbImage;
+use limner::image::{RgbImage, encode_png};
 use limner::pipeline::{Pipeline, Report};
 use limner::request::{GenerateRequest, Plan};
 use std::path::{Path, PathBuf};
@@ -85,4 +85,43 @@ fn it_tells_which_caption_a_picture_was_drawn_for() {
         assert_eq!(found.captions[0].caption, caption, "{found:?}");
         assert!(found.captions[1].behind > 2.0 * found.captions[1].standard_error, "{found:?}");
     }
+}
+
+/// The other one: small, and with a likelihood that is finite for pictures of its kind and worse for noise.
+#[test]
+fn the_pixel_model_finds_icons_likelier_than_noise() {
+    let model = folder().with_file_name("icons-pixel");
+    let bytes: u64 = ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]
+        .iter()
+        .map(|file| std::fs::metadata(model.join(file)).unwrap().len())
+        .sum();
+    assert!(bytes <= 16_000_000, "{bytes} bytes");
+    let pixels = Pipeline::load(&model, &Device::Cpu).unwrap();
+    let bits = |picture: &RgbImage| {
+        let settings = [
+            ("prompt", ""),
+            ("task", "likelihood"),
+            ("draws", "1"),
+            ("levels", "0"),
+            ("tolerance", "0.01"),
+            ("seed", "1"),
+        ];
+        let mut request =
+            GenerateRequest { image: Some(encode_png(picture, &[]).unwrap()), ..GenerateRequest::default() };
+        for (field, value) in settings {
+            assert!(request.set_text(field, value.to_owned()));
+        }
+        let plan = Plan::new(&request, &pixels.facts()).unwrap();
+        let Some(Report::Likelihood(report)) = pixels.run(&plan, &mut |_| Ok(())).unwrap().report else {
+            panic!("no report")
+        };
+        report.bits_per_dim
+    };
+    let disc = RgbImage::from_fn(32, 32, |x, y| {
+        let inside = (x as i32 - 16).pow(2) + (y as i32 - 16).pow(2) < 140;
+        image::Rgb(if inside { [210, 40, 50] } else { [255; 3] })
+    });
+    let noise = RgbImage::from_fn(32, 32, |x, y| image::Rgb([7, 11, 13].map(|k| (x * 97 * k + y * 61 * k * k) as u8)));
+    let (disc, noise) = (bits(&disc), bits(&noise));
+    assert!(disc < 5.0 && noise > disc + 2.0, "{disc} and {noise} bits/dim");
 }

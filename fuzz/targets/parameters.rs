@@ -10,8 +10,7 @@ fuzz_target!(|bytes: &[u8]| {
     let typed = String::from_utf8_lossy(bytes).into_owned();
     for text in found.into_iter().flatten().chain([typed]) {
         let Some(parameters) = from_parameters(&text) else { continue };
-        let facts =
-            Facts { name: "any".into(), multiple_of: 8, width: 64, height: 64, steps: 20, guidance: 7.5, times: 1000 };
+        let facts = Facts::plain("any", (64, 64), 8);
         // Settings that are out of range are refused; what is not has a size that can be drawn.
         if let Ok(plan) = Plan::new(&parameters.request, &facts) {
             let (width, height) = plan.drawn();

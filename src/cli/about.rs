@@ -1,6 +1,6 @@
 //! What the subcommands share that ask something of a picture, or take it along the flow.
 
-use super::generate::{read_file, save, watched};
+use super::generate::{check_output, read_file, save, watched};
 use super::model::ModelArgs;
 use super::printable;
 use crate::error::Result;
@@ -56,7 +56,7 @@ impl Shared {
     }
 
     /// Saves the pictures of an outcome and says where they are, and what was found.
-    pub(super) fn finish(&self, outcome: &Outcome, output: &Path) -> Result<()> {
+    fn finish(&self, outcome: &Outcome, output: &Path) -> Result<()> {
         let files = save(&outcome.pictures, output)?;
         if self.json {
             print_json(outcome, &files);
@@ -72,6 +72,32 @@ impl Shared {
             }
         }
         Ok(())
+    }
+}
+
+/// Arguments of those that follow the flow, to or from a picture.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Along {
+    /// What the solver may err by in a step, relative to the state [default: 0.0001]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    tolerance: Option<String>,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+impl Along {
+    /// Does `task` with the file `image` and what `add` adds to the request, and saves what comes of it.
+    pub(super) fn run(
+        &self,
+        task: &str,
+        (image, output): (&Path, &Path),
+        add: impl FnOnce(&mut GenerateRequest) -> Result<()>,
+    ) -> Result<()> {
+        check_output(output)?;
+        let mut request = self.shared.request(task, image)?;
+        request.tolerance.clone_from(&self.tolerance);
+        add(&mut request)?;
+        self.shared.finish(&self.shared.outcome(&request)?, output)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `limner interpolate`: from one picture to another.
 
-use super::about::Shared;
-use super::generate::{check_output, read_file};
+use super::about::Along;
+use super::generate::read_file;
 use crate::error::Result;
 use std::path::PathBuf;
 
@@ -18,18 +18,14 @@ pub(super) struct Args {
     /// Frames, both ends among them [default: 8]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     frames: Option<String>,
-    /// What the solver may err by in a step, relative to the state [default: 0.0001]
-    #[arg(long, value_name = "T", allow_hyphen_values = true)]
-    tolerance: Option<String>,
     #[command(flatten)]
-    shared: Shared,
+    along: Along,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    check_output(&args.output)?;
-    let mut request = args.shared.request("interpolate", &args.file)?;
-    request.image_2 = Some(read_file("to", &args.to)?);
-    request.count.clone_from(&args.frames);
-    request.tolerance.clone_from(&args.tolerance);
-    args.shared.finish(&args.shared.outcome(&request)?, &args.output)
+    args.along.run("interpolate", (&args.file, &args.output), |request| {
+        request.image_2 = Some(read_file("to", &args.to)?);
+        request.count.clone_from(&args.frames);
+        Ok(())
+    })
 }

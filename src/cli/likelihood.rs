@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 fn print(report: &LikelihoodReport) {
     let error = report.standard_error.map(|error| format!(" +- {error:.4}")).unwrap_or_default();
     println!("{:.4}{error} bits per dimension: {}", report.bits_per_dim, printable(&report.of));
-    eprintln!("{} evaluations in {} draws", report.evaluations, report.draws.len());
+    eprintln!("{} evaluations in {} draws", report.effort.evaluations, report.draws.len());
     if let Some(elbo) = &report.elbo {
         println!("at most {:.4} by the evidence lower bound at {} noise levels", elbo.bits_per_dim, elbo.levels);
     }

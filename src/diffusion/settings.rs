@@ -24,13 +24,25 @@ impl<'a> Written<'a> {
     }
 }
 
-/// The inverse of [`Written::parse`].
-pub(crate) fn write(name: &str, settings: &[(&'static str, String)]) -> String {
-    if settings.is_empty() {
-        return name.to_owned();
-    }
-    let settings: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    format!("{name}({})", settings.join(", "))
+/// The inverse of [`Written::parse`], without those settings that are among the usual ones.
+pub(crate) fn short(name: &str, settings: &[(&'static str, String)], usual: &[(&'static str, String)]) -> String {
+    let changed: Vec<_> = settings.iter().filter(|setting| !usual.contains(setting)).collect();
+    with(name, &listed(changed))
+}
+
+/// Settings as they stand in brackets.
+pub(crate) fn listed<'a>(settings: impl IntoIterator<Item = &'a (&'static str, String)>) -> String {
+    settings.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A name and its settings, which may be none, as one text.
+pub(crate) fn with(name: &str, settings: &str) -> String {
+    if settings.trim().is_empty() { name.to_owned() } else { format!("{}({})", name.trim(), settings.trim()) }
+}
+
+/// The name in such a text, and its settings; "" where there are none.
+pub(crate) fn apart(text: &str) -> (&str, &str) {
+    text.strip_suffix(')').and_then(|text| text.split_once('(')).unwrap_or((text, ""))
 }
 
 /// A number among settings.
@@ -62,7 +74,11 @@ mod tests {
         assert_eq!((written.name, written.settings), ("pc", vec![("snr", "0.1"), ("kind", "ve")]));
         assert_eq!(Written::parse("euler").unwrap().settings, []);
         assert_eq!(Written::parse("euler()").unwrap().settings, []);
-        assert_eq!(write("pc", &[("snr", "0.1".into()), ("steps", "2".into())]), "pc(snr=0.1, steps=2)");
+        let (snr, steps) = (("snr", "0.1".to_owned()), ("steps", "2".to_owned()));
+        assert_eq!(short("pc", &[snr.clone(), steps.clone()], &[]), "pc(snr=0.1, steps=2)");
+        assert_eq!(short("pc", &[snr.clone(), steps], &[snr]), "pc(steps=2)");
+        assert_eq!([apart("pc(snr=0.1)"), apart("pc"), apart("pc(")], [("pc", "snr=0.1"), ("pc", ""), ("pc(", "")]);
+        assert_eq!([with("pc ", " snr=0.1 "), with("pc", " ")], ["pc(snr=0.1)", "pc"]);
         for (text, wrong) in [("a(b", "not closed"), ("a(b)", "no key=value"), ("a(b=1)c", "not closed")] {
             assert!(Written::parse(text).unwrap_err().contains(wrong), "{text}");
         }

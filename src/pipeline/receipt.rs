@@ -6,6 +6,7 @@ use crate::diffusion::flow::Effort;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use crate::diffusion::settings::apart;
 use crate::image::{self, Text};
 use crate::model::adapter::{Applied, Used};
 use crate::model::checkpoint::Model;
@@ -254,10 +255,11 @@ impl Receipt {
             ("Model hash", self.model_hash.clone()),
             ("Model", self.model.clone()),
         ];
-        // Whatever stands in brackets behind the sampler's name.
         let sampler = self.sampler.to_string();
-        let settings = sampler.split_once('(').and_then(|(_, settings)| settings.strip_suffix(')'));
-        pairs.extend(settings.map(|settings| ("Sampler settings", settings.to_owned())));
+        let (_, settings) = apart(&sampler);
+        if !settings.is_empty() {
+            pairs.push(("Sampler settings", settings.to_owned()));
+        }
         pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
         pairs.extend(self.image_guidance.map(|scale| ("Image CFG scale", scale.to_string())));
         pairs.extend(self.clip_skip.map(|skip| ("Clip skip", skip.to_string())));

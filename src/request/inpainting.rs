@@ -1,7 +1,7 @@
 //! By which rule what is drawn anew follows what is kept.
 
 use crate::diffusion::inpaint::resampling::Resampling;
-use crate::diffusion::settings::{Written, number, write};
+use crate::diffusion::settings::{Written, number, short};
 use crate::error::FieldError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -93,8 +93,7 @@ impl fmt::Display for Inpainting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let usual =
             Self::ALL.into_iter().find(|rule| rule.name() == self.name()).map(Self::settings).unwrap_or_default();
-        let changed: Vec<_> = self.settings().into_iter().filter(|setting| !usual.contains(setting)).collect();
-        f.write_str(&write(self.name(), &changed))
+        f.write_str(&short(self.name(), &self.settings(), &usual))
     }
 }
 

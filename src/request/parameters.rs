@@ -14,6 +14,7 @@ use super::{GenerateRequest, Inpainting};
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use crate::diffusion::settings::with;
 use crate::model::codec::Decoder;
 use grammar::{settings, split_prompts};
 
@@ -121,7 +122,7 @@ impl Parameters {
 
     /// They stand behind the sampler.
     fn set_sampler_settings(&mut self, settings: &str) -> bool {
-        let sampler = format!("{}({settings})", self.request.text("sampler"));
+        let sampler = with(self.request.text("sampler"), settings);
         sampler.parse::<Sampler>().is_ok() && self.set("sampler", sampler)
     }
 

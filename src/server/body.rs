@@ -2,6 +2,7 @@
 //! are read, by the router's `DefaultBodyLimit`.)
 
 use super::{App, Problem};
+use crate::diffusion::settings;
 use crate::error::FieldError;
 use crate::request::GenerateRequest;
 use axum::body::Bytes;
@@ -80,8 +81,7 @@ async fn read_parts(mut parts: Multipart) -> Result<(GenerateRequest, Extras), P
 fn join_settings(form: &mut GenerateRequest, extras: &mut Extras) {
     let settings = extras.remove("sampler_settings").unwrap_or_default();
     if !settings.trim().is_empty() {
-        let sampler = format!("{}({})", form.text("sampler").trim(), settings.trim());
-        form.set_text("sampler", sampler);
+        form.set_text("sampler", settings::with(form.text("sampler"), &settings));
     }
 }
 

@@ -3,6 +3,7 @@
 use super::openapi::Problems;
 use super::{App, Problem, blocking};
 use crate::diffusion::sampler::Sampler;
+use crate::diffusion::settings;
 use crate::error::{Error, FieldError, Result};
 use crate::lab::{Curve, Experiment, Mixture, Walked, curves, plot};
 use axum::Json;
@@ -39,12 +40,7 @@ pub(super) fn experiment(typed: &Typed, with: &str) -> Result<Experiment> {
         let names: Vec<_> = Mixture::all().iter().map(|mixture| mixture.name).collect();
         note("data", "unknown_value", format!("must be one of {}", names.join(", ")));
     }
-    let settings = typed.get(&format!("{with}_settings")).map(|text| text.trim()).filter(|text| !text.is_empty());
-    let name = field(typed, with);
-    let sampler = match settings {
-        Some(settings) => format!("{name}({settings})"),
-        None => name.to_owned(),
-    };
+    let sampler = settings::with(field(typed, with), field(typed, &format!("{with}_settings")));
     let sampler = sampler.parse::<Sampler>().map_err(|error| note(with, "unknown_value", error.to_string())).ok();
     let mut number = |name: &str| {
         let parsed = field(typed, name).parse::<usize>();

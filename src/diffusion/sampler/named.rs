@@ -1,7 +1,7 @@
 //! Samplers as text: `name`, or `name(key=value, ..)` where settings are not the usual ones. Each sampler's keys are here.
 
 use super::{Basis, Predictor, Process, Sampler, SecondOrder, Variance};
-use crate::diffusion::settings::{Written, name_of, number, one_of, write};
+use crate::diffusion::settings::{Written, name_of, number, one_of, short};
 use crate::error::{Error, FieldError, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -110,8 +110,7 @@ impl fmt::Display for Sampler {
     /// The name, and those settings that are not as usual.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let usual = Self::named(self.name()).map(|usual| usual.settings()).unwrap_or_default();
-        let changed: Vec<_> = self.settings().into_iter().filter(|setting| !usual.contains(setting)).collect();
-        f.write_str(&write(self.name(), &changed))
+        f.write_str(&short(self.name(), &self.settings(), &usual))
     }
 }
 

@@ -5,6 +5,7 @@ use super::job::Panel;
 use super::models::Choice;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
+use crate::diffusion::settings;
 use crate::error::FieldError;
 use crate::jobs::Id;
 use crate::model::codec::Decoder;
@@ -89,14 +90,12 @@ impl Make<'_> {
 
     /// Each of them with its settings, as a hint.
     fn hint(&self, name: &str) -> String {
-        let settings = name.parse::<Sampler>().map(|sampler| sampler.settings()).unwrap_or_default();
-        settings.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
+        settings::listed(&name.parse::<Sampler>().map(|sampler| sampler.settings()).unwrap_or_default())
     }
 
     /// The sampler's name, and the settings behind it.
     fn sampler(&self) -> (&str, &str) {
-        let typed = self.own("sampler");
-        typed.strip_suffix(')').and_then(|typed| typed.split_once('(')).unwrap_or((typed, ""))
+        settings::apart(self.own("sampler"))
     }
 
     fn rules(&self) -> [String; 5] {

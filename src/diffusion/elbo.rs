@@ -7,6 +7,7 @@
 mod bins;
 mod chain;
 
+pub(crate) use bins::BIN;
 pub use bins::nats_of_byte;
 pub use chain::{Chain, ReverseVariance, levels};
 

@@ -9,14 +9,11 @@
 
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;
-use crate::diffusion::elbo::{Values, numbers};
+use crate::diffusion::elbo::{BIN, Values, numbers};
 use crate::diffusion::flow::{Course, Effort, Flow};
 use crate::diffusion::noise::NoiseSource;
 use candle_core::{DType, Device, Tensor};
 use std::f64::consts::{FRAC_1_SQRT_2, LN_2, TAU};
-
-/// The distance of two bytes, when 0 to 255 are -1 to 1.
-const BIN: f64 = 2.0 / 255.0;
 
 /// How the trace of the denoiser's Jacobian is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

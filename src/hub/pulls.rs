@@ -159,10 +159,7 @@ impl Pulls {
     pub fn cancel(&self, id: u64) -> Option<Pull> {
         let mut queue = self.inner.queue();
         let entry = queue.find(id)?;
-        entry.cancel.store(true, Ordering::Relaxed);
-        if !entry.seen.state.is_over() {
-            entry.seen.state = State::Cancelled;
-        }
+        entry.end();
         Some(entry.seen.clone())
     }
 
@@ -170,12 +167,7 @@ impl Pulls {
     pub fn close(&self) {
         let mut queue = self.inner.queue();
         queue.closed = true;
-        for entry in &mut queue.pulls {
-            entry.cancel.store(true, Ordering::Relaxed);
-            if !entry.seen.state.is_over() {
-                entry.seen.state = State::Cancelled;
-            }
-        }
+        queue.pulls.iter_mut().for_each(Entry::end);
         while queue.at_work {
             queue = self.inner.idle.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -194,6 +186,15 @@ impl Pull {
             done: 0,
             total: 0,
             rate: 0.0,
+        }
+    }
+}
+
+impl Entry {
+    fn end(&mut self) {
+        self.cancel.store(true, Ordering::Relaxed);
+        if !self.seen.state.is_over() {
+            self.seen.state = State::Cancelled;
         }
     }
 }

@@ -11,8 +11,12 @@ use candle_core::{DType, Device, Shape, Tensor};
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 
-/// The most steps, points and evaluations of one walk: what a visitor may cost.
-pub const MOST: (usize, usize, usize) = (200, 500, 5_000);
+/// What a visitor may cost with one walk: steps,
+pub const MOST_STEPS: usize = 200;
+/// points,
+pub const MOST_POINTS: usize = 500;
+/// and evaluations, each of all points.
+pub const MOST_EVALUATIONS: usize = 5_000;
 
 /// What to walk, with what, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,8 +71,8 @@ struct Recorder<'a> {
 impl Denoiser for Recorder<'_> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         self.evaluations.set(self.evaluations.get() + 1);
-        if self.evaluations.get() > MOST.2 * self.side_by_side {
-            let message = format!("this walk takes more than {} evaluations: take fewer steps", MOST.2);
+        if self.evaluations.get() > MOST_EVALUATIONS * self.side_by_side {
+            let message = format!("this walk takes more than {MOST_EVALUATIONS} evaluations: take fewer steps");
             return Err(Error::invalid(FieldError::new("sampler", "too_many", message)));
         }
         let mut seen = self.seen.borrow_mut();
@@ -87,7 +91,7 @@ impl Experiment {
                 Some(FieldError::new(field, "out_of_range", message).range(1.0, most as f64))
             }
         };
-        let wrong = [within("steps", self.steps, MOST.0), within("points", self.points, MOST.1)];
+        let wrong = [within("steps", self.steps, MOST_STEPS), within("points", self.points, MOST_POINTS)];
         let wrong: Vec<_> = wrong.into_iter().flatten().collect();
         if wrong.is_empty() { self.sampler.validate() } else { Err(Error::Invalid(wrong)) }
     }

@@ -36,12 +36,9 @@ pub struct LikelihoodReport {
     pub log_density: f64,
     /// Each draw's bits per dimension.
     pub draws: Vec<f64>,
-    /// Evaluations of the network, over all draws; each has a pass back for each probe.
-    pub evaluations: usize,
-    /// Steps of the solver that were taken, and those that were taken anew.
-    pub accepted: usize,
-    /// See `accepted`.
-    pub rejected: usize,
+    /// Evaluations of the network, each with a pass back for each probe, and steps of the solver, over all draws.
+    #[serde(flatten)]
+    pub effort: Effort,
     /// What the solver could err by in a step.
     pub tolerance: f64,
     /// The noise level at which the model ends, and down to which this is its density.
@@ -205,9 +202,7 @@ impl<'a> Question<'a> {
             standard_error: standard_error(if draws.len() > 1 { &in_bits } else { &probes }),
             log_density: mean(&each),
             draws: in_bits,
-            evaluations: effort.evaluations,
-            accepted: effort.accepted,
-            rejected: effort.rejected,
+            effort,
             tolerance: course.tolerance,
             sigma_min: course.low,
             sigma_max: course.high,

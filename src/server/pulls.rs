@@ -147,14 +147,13 @@ impl App {
     }
 
     /// Ends a pull.
-    pub(super) fn cancel_pull(&self, id: &str) -> Result<PullView, Problem> {
+    pub(super) fn cancel_pull(&self, id: u64) -> Result<PullView, Problem> {
         self.check_may_pull()?;
-        let pull = id.parse().ok().and_then(|id| self.pulls().cancel(id));
-        pull.map(PullView::from).ok_or_else(missing)
+        self.pulls().cancel(id).map(PullView::from).ok_or_else(missing)
     }
 
-    fn pull_of(&self, id: &str) -> Result<PullView, Problem> {
-        id.parse().ok().and_then(|id| self.pulls().get(id)).map(PullView::from).ok_or_else(missing)
+    fn pull_of(&self, id: u64) -> Result<PullView, Problem> {
+        self.pulls().get(id).map(PullView::from).ok_or_else(missing)
     }
 }
 
@@ -181,24 +180,24 @@ pub(super) async fn list(State(app): State<App>) -> Json<List> {
 /// How far a pull is.
 #[utoipa::path(get, path = "/api/v1/pulls/{id}", tag = "models", params(("id" = u64, Path, description = "As in the list")),
     responses((status = 200, description = "The pull", body = PullView), Problems))]
-pub(super) async fn show(State(app): State<App>, id: Named) -> Result<Json<PullView>, Problem> {
-    Ok(Json(app.pull_of(&known(id)?)?))
+pub(super) async fn show(State(app): State<App>, id: Numbered) -> Result<Json<PullView>, Problem> {
+    Ok(Json(app.pull_of(known(id)?)?))
 }
 
 /// Ends a pull within a moment. What it has fetched is kept: the same order goes on from there.
 #[utoipa::path(delete, path = "/api/v1/pulls/{id}", tag = "models", params(("id" = u64, Path, description = "As in the list")),
     responses((status = 200, description = "It is over", body = PullView), Problems))]
-pub(super) async fn cancel(State(app): State<App>, id: Named) -> Result<Json<PullView>, Problem> {
-    Ok(Json(app.cancel_pull(&known(id)?)?))
+pub(super) async fn cancel(State(app): State<App>, id: Numbered) -> Result<Json<PullView>, Problem> {
+    Ok(Json(app.cancel_pull(known(id)?)?))
 }
 
 /// How far a pull is, as server-sent events: `progress` (the pull) four times a second, and at the end `done`, `failed` or
 /// `cancelled` (the pull).
 #[utoipa::path(get, path = "/api/v1/pulls/{id}/events", tag = "models", params(("id" = u64, Path, description = "As in the list")),
     responses((status = 200, description = "The stream", body = String, content_type = "text/event-stream"), Problems))]
-pub(super) async fn events(State(app): State<App>, id: Named) -> Result<Response, Problem> {
+pub(super) async fn events(State(app): State<App>, id: Numbered) -> Result<Response, Problem> {
     let id = known(id)?;
-    app.pull_of(&id)?;
+    app.pull_of(id)?;
     let events = stream::unfold((app, id, None::<bool>), |(app, id, over)| async move {
         match over {
             Some(true) => return None,
@@ -208,7 +207,7 @@ pub(super) async fn events(State(app): State<App>, id: Named) -> Result<Response
             },
             None => {}
         }
-        let pull = app.pull_of(&id).ok()?;
+        let pull = app.pull_of(id).ok()?;
         let name = if pull.over { pull.state } else { "progress" };
         let event = Event::default().event(name).data(serde_json::to_string(&pull).unwrap_or_default());
         Some((Ok::<_, Infallible>(event), (app, id, Some(pull.over))))
@@ -217,9 +216,10 @@ pub(super) async fn events(State(app): State<App>, id: Named) -> Result<Response
 }
 
 /// An id in an address.
-type Named = Result<Path<String>, PathRejection>;
+pub(super) type Numbered = Result<Path<u64>, PathRejection>;
 
-fn known(id: Named) -> Result<String, Problem> {
+/// What is no number leads nowhere, as a number that no pull has.
+pub(super) fn known(id: Numbered) -> Result<u64, Problem> {
     id.map(|Path(id)| id).map_err(|_| missing())
 }
 

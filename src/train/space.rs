@@ -3,6 +3,7 @@
 use super::denoiser::TEXT_LENGTH;
 use super::export::{write_json, write_text};
 use crate::diffusion::denoiser::Weighting;
+use crate::diffusion::elbo::BIN;
 use crate::diffusion::schedule::{Betas, NoiseSchedule};
 use crate::model::clip::{ClipTextConfig, HiddenActivation};
 use crate::model::unet::{AdditionEmbedType, DownBlockType, PerBlock, UNetConfig, UpBlockType};
@@ -107,7 +108,7 @@ impl Space {
     pub(super) fn dequantisation(self) -> f64 {
         match self {
             Self::Latents => 0.0,
-            Self::Pixels => 2.0 / 255.0,
+            Self::Pixels => BIN,
         }
     }
 
@@ -116,13 +117,13 @@ impl Space {
         let scheduler = folder.join("scheduler");
         std::fs::create_dir_all(&scheduler).map_err(Error::io(&scheduler))?;
         let (scheduler, index) = (scheduler.join("scheduler_config.json"), folder.join("model_index.json"));
-        let (mut about_schedule, mut about_model) = (json(SCHEDULER)?, json(INDEX)?);
         match self {
             Self::Latents => {
                 write_text(&scheduler, SCHEDULER)?;
                 write_text(&index, INDEX)
             }
             Self::Pixels => {
+                let (mut about_schedule, mut about_model) = (json(SCHEDULER)?, json(INDEX)?);
                 for unused in ["beta_start", "beta_end", "beta_schedule"] {
                     about_schedule.as_object_mut().and_then(|fields| fields.remove(unused));
                 }

@@ -257,16 +257,17 @@ fn a_person_reloads_in_the_middle_and_stops() {
     assert_eq!(window.run("return document.querySelector('#status').textContent"), "stopped");
 }
 
-/// Draws a picture and drops it on the page, as from a file manager.
-const DROP_A_PICTURE: &str = "
-    const body = JSON.stringify({ prompt: 'blue heart', seed: '18446744073709551615', steps: 3, guidance: 2.5, sampler: 'euler' });
+/// Draws what `request` says and drops it on the page, as from a file manager.
+const DRAW_AND_DROP: &str = "
     const headers = { 'Content-Type': 'application/json', Accept: 'image/png' };
+    const body = JSON.stringify(request);
     return fetch('/api/v1/generate', { method: 'POST', headers, body }).then((answer) => answer.blob()).then((blob) => {
         const dataTransfer = new DataTransfer();
         dataTransfer.items.add(new File([blob], 'heart.png', { type: 'image/png' }));
         const options = { dataTransfer, bubbles: true, cancelable: true };
         document.querySelector('#prompt').dispatchEvent(new DragEvent('drop', options));
     });";
+const A_HEART: &str = "const request = { prompt: 'blue heart', seed: '18446744073709551615', steps: 3, guidance: 2.5, sampler: 'euler' };";
 /// What the form holds.
 const SETTINGS: &str =
     "return ['prompt', 'seed', 'steps', 'guidance', 'sampler'].map((name) => form.elements[name].value)";
@@ -279,7 +280,7 @@ fn a_person_drops_a_picture_and_is_asked_before_its_settings_are_taken() {
     let dialog = "document.querySelector('#found').open";
     let before = window.run(SETTINGS);
 
-    window.run(DROP_A_PICTURE);
+    window.run(&[A_HEART, DRAW_AND_DROP].concat());
     window.wait_for(dialog);
     let rows = window.run("return [...document.querySelectorAll('#found tbody tr')].map((row) => row.innerText)");
     let rows: Vec<_> = rows.as_array().unwrap().iter().map(|row| row.as_str().unwrap().to_owned()).collect();
@@ -292,34 +293,26 @@ fn a_person_drops_a_picture_and_is_asked_before_its_settings_are_taken() {
     window.wait_for(&format!("!{dialog}"));
     assert_eq!(window.run(SETTINGS), before);
 
-    window.run(DROP_A_PICTURE);
+    window.run(&[A_HEART, DRAW_AND_DROP].concat());
     window.wait_for(dialog);
     window.run("document.querySelector('#found button[value=settings]').click()");
     window.wait_for(&format!("!{dialog}"));
     assert_eq!(window.run(SETTINGS), json!(["blue heart", "18446744073709551615", "3", "2.5", "euler"]));
     assert_eq!(window.run("return document.querySelector('#image').files.length"), 0);
 
-    window.run(DROP_A_PICTURE);
+    window.run(&[A_HEART, DRAW_AND_DROP].concat());
     window.wait_for(dialog);
     window.run("document.querySelector('#found button[value=start]').click()");
     window.wait_for("document.querySelector('#image').files.length === 1 && document.querySelector('#pictures').open");
 }
 
-/// Draws the masked part of a picture, once alone and once not, and drops the result on the page.
-const DROP_A_REPAINTED_PICTURE: &str = "
+/// The masked part of a picture, alone or not.
+const REPAINTED: &str = "
     const canvas = document.createElement('canvas');
     canvas.width = canvas.height = 32;
     const context = canvas.getContext('2d');
     const filled = (style) => { context.fillStyle = style; context.fillRect(0, 0, 32, 32); return canvas.toDataURL(); };
-    const request = { prompt: 'heart', steps: 1, image: filled('red'), mask: filled('white'), only_masked: ALONE };
-    const headers = { 'Content-Type': 'application/json', Accept: 'image/png' };
-    const body = JSON.stringify(request);
-    return fetch('/api/v1/generate', { method: 'POST', headers, body }).then((answer) => answer.blob()).then((blob) => {
-        const dataTransfer = new DataTransfer();
-        dataTransfer.items.add(new File([blob], 'heart.png', { type: 'image/png' }));
-        const options = { dataTransfer, bubbles: true, cancelable: true };
-        document.querySelector('#prompt').dispatchEvent(new DragEvent('drop', options));
-    });";
+    const request = { prompt: 'heart', steps: 1, image: filled('red'), mask: filled('white'), only_masked: ALONE };";
 
 /// A box that is ticked must not send "false", as it did when its value was set instead of its tick.
 #[test]
@@ -334,7 +327,7 @@ fn settings_of_a_dropped_picture_tick_boxes_and_leave_what_they_send() {
         ("true", None, json!("true")),
         ("false", Some("true\tfalse"), json!(null)),
     ] {
-        window.run(&DROP_A_REPAINTED_PICTURE.replace("ALONE", alone));
+        window.run(&[&REPAINTED.replace("ALONE", alone), DRAW_AND_DROP].concat());
         window.wait_for("document.querySelector('#found').open");
         let rows = window.run("return document.querySelector('#found tbody').innerText");
         let found = rows.as_str().unwrap().lines().find_map(|line| line.strip_prefix("only masked\t"));

@@ -2,8 +2,9 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 
-/// Half the distance of two bytes, when 0 to 255 are -1 to 1.
-const HALF_BIN: f64 = 1.0 / 255.0;
+/// The distance of two bytes, when 0 to 255 are -1 to 1.
+pub(crate) const BIN: f64 = 2.0 / 255.0;
+const HALF_BIN: f64 = BIN / 2.0;
 
 /// From here on, counted in standard deviations, tails are computed in logarithms.
 const FAR: f64 = 20.0;

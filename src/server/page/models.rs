@@ -2,7 +2,7 @@
 //! that other pages offer.
 
 use super::super::models::{ModelView, Models, missing};
-use super::super::pulls::{PullView, Wanted};
+use super::super::pulls::{Numbered, PullView, Wanted, known};
 use super::super::{App, Inner, Problem, blocking, body};
 use super::{Chrome, redirect, render, trouble};
 use crate::error::{Error, FieldError};
@@ -140,8 +140,8 @@ fn said(problem: &Problem) -> String {
 }
 
 /// `POST /pulls/{id}/cancel`.
-pub(super) async fn cancel(State(app): State<App>, id: Result<Path<String>, PathRejection>) -> Response {
-    match id.map_err(|_| missing()).and_then(|Path(id)| app.cancel_pull(&id)) {
+pub(super) async fn cancel(State(app): State<App>, id: Numbered) -> Response {
+    match known(id).and_then(|id| app.cancel_pull(id)) {
         Ok(_) => redirect("/models#pulls"),
         Err(problem) => trouble(&app, &problem),
     }

@@ -25,7 +25,8 @@ fn pixels_have_bits_and_a_bound() {
     // -log2 p less the width of a bin.
     let bits = -found.log_density / (192.0 * std::f64::consts::LN_2) - (2f64 / 255.0).log2();
     assert!((bits - mean).abs() < 1e-9, "{bits} {mean}");
-    assert!(found.evaluations == 3 + 6 * (found.accepted + found.rejected) && found.pixel_bound.is_none());
+    let effort = found.effort;
+    assert!(effort.evaluations == 3 + 6 * (effort.accepted + effort.rejected) && found.pixel_bound.is_none());
     let elbo = found.elbo.unwrap();
     assert_eq!((elbo.levels, elbo.rate_distortion.len()), (10, 10));
     assert!((elbo.prior + elbo.steps + elbo.reconstruction - elbo.bits_per_dim).abs() < 1e-9);

@@ -1,5 +1,6 @@
 //! `limner evaluate`: how well a model draws what it is asked, by a judge trained on the real pictures.
 
+use super::errors;
 use crate::image::{self, RgbImage};
 use crate::pipeline::Pipeline;
 use crate::request::{GenerateRequest, Plan};
@@ -20,6 +21,9 @@ pub(super) struct Args {
     /// Sampler steps of each picture [default: the model's]
     #[arg(long, value_name = "N")]
     steps: Option<String>,
+    /// Sampler, with settings in brackets [default: the model's]
+    #[arg(long, value_name = "NAME")]
+    sampler: Option<String>,
     /// Guidance scale [default: the model's]
     #[arg(long, value_name = "G")]
     guidance: Option<String>,
@@ -38,6 +42,10 @@ pub(super) struct Args {
     /// Prompts of each kind: seen, and (concept, style) pairs held out
     #[arg(long, value_name = "N", default_value_t = 200)]
     prompts: usize,
+    /// Measure how much the model errs at each noise level, on so many training pictures, and keep it beside its weights:
+    /// what ddpm(variance=optimal) needs
+    #[arg(long, value_name = "N", requires_all = ["model", "data"])]
+    errors: Option<usize>,
     /// Chooses the prompts and is the first picture's seed
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -52,8 +60,8 @@ const SHEET_COLUMNS: usize = 12;
 impl Args {
     /// A request that says what was chosen for every picture.
     fn request(&self) -> GenerateRequest {
-        let (steps, guidance) = (self.steps.clone(), self.guidance.clone());
-        GenerateRequest { steps, guidance, ..GenerateRequest::default() }
+        let (steps, sampler, guidance) = (self.steps.clone(), self.sampler.clone(), self.guidance.clone());
+        GenerateRequest { steps, sampler, guidance, ..GenerateRequest::default() }
     }
 }
 
@@ -76,6 +84,9 @@ fn draw_sheet(args: &Args, folder: &Path, file: &Path) -> Result<()> {
 fn judge_model(args: &Args, folder: &Path) -> Result<()> {
     let data = Dataset::open(folder)?;
     let pixels = data.load_pixels()?;
+    if let (Some(count), Some(model)) = (args.errors, &args.model) {
+        return errors::measure(model, &data, &pixels, count, args.seed);
+    }
     let file = args.judge.clone().unwrap_or_else(|| folder.join("judge.safetensors"));
     let judge = judge_in(&file, &data, &pixels, args.judge_steps)?;
     let settings = evaluate::Settings { prompts: args.prompts, seed: args.seed };
@@ -135,7 +146,7 @@ fn print(report: &Report, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-fn progress(total: u64, template: &str) -> ProgressBar {
+pub(super) fn progress(total: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::new(total);
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),

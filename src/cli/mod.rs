@@ -8,6 +8,7 @@ mod data;
 mod decode;
 mod edit;
 mod encode;
+mod errors;
 mod evaluate;
 mod generate;
 mod interpolate;

@@ -5,8 +5,10 @@
 //! they cannot drift apart.
 
 use crate::Result;
+use crate::diffusion::errors::SquaredErrors;
 use crate::diffusion::schedule::NoiseSchedule;
 use candle_core::{DType, Tensor};
+use std::sync::Arc;
 
 /// An estimate of the clean picture from a noisy one.
 pub trait Denoiser {
@@ -15,7 +17,7 @@ pub trait Denoiser {
 
     /// [`Self::denoise`], and with it how much of the reverse step's variance to use where a model has learned that.
     fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
-        Ok(Estimate { denoised: self.denoise(x, sigma)?, variance: None })
+        Ok(Estimate { denoised: self.denoise(x, sigma)?, variance: None, squared_error: None })
     }
 }
 
@@ -27,9 +29,21 @@ pub struct Estimate {
     /// Per element: 0 for the smallest sensible variance of a reverse step, 1 for the largest, between them in log
     /// space (Nichol and Dhariwal, arXiv:2102.09672, eq. 15). (B, C, H, W), for models that learned it.
     pub variance: Option<Tensor>,
+    /// The mean of `|x0 - D|^2` per element, where it was measured for the model.
+    pub squared_error: Option<f64>,
 }
 
 impl<D: Denoiser + ?Sized> Denoiser for &D {
+    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        (**self).denoise(x, sigma)
+    }
+
+    fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
+        (**self).estimate(x, sigma)
+    }
+}
+
+impl<D: Denoiser + ?Sized> Denoiser for Box<D> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         (**self).denoise(x, sigma)
     }
@@ -106,13 +120,20 @@ pub struct Preconditioned<N> {
     network: N,
     prediction: Prediction,
     schedule: NoiseSchedule,
+    errors: Option<Arc<SquaredErrors>>,
 }
 
 impl<N: Network> Preconditioned<N> {
     /// Joins a network with its conventions. The schedule turns sigma into the network's time (EDM networks take
     /// `ln(sigma) / 4` instead) and gives the ELBO its measure.
     pub fn new(network: N, prediction: Prediction, schedule: NoiseSchedule) -> Self {
-        Self { network, prediction, schedule }
+        Self { network, prediction, schedule, errors: None }
+    }
+
+    /// The same, which knows how much it errs.
+    #[must_use]
+    pub fn erring(self, errors: Option<Arc<SquaredErrors>>) -> Self {
+        Self { errors, ..self }
     }
 
     /// The network inside.
@@ -162,7 +183,8 @@ impl<N: Network> Denoiser for Preconditioned<N> {
     fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
         let (output, variance) = self.predict(x, &vec![sigma; x.dim(0)?])?;
         let Scalings { skip, out, .. } = self.prediction.scalings(sigma);
-        Ok(Estimate { denoised: ((x * skip)? + (output * out)?)?, variance })
+        let squared_error = self.errors.as_ref().map(|errors| errors.at(sigma));
+        Ok(Estimate { denoised: ((x * skip)? + (output * out)?)?, variance, squared_error })
     }
 }
 

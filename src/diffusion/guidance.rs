@@ -92,7 +92,8 @@ impl<C: Denoiser, P: Denoiser> Guided<C, P> {
         let conditional = self.compose(&unconditional, second(&both.denoised)?, x, sigma)?;
         let scale = if self.guidance.active(sigma) { self.guidance.scale } else { 1.0 };
         let denoised = Guidance { scale, ..self.guidance }.combine(&unconditional, &conditional)?;
-        Ok(Estimate { denoised, variance: both.variance.as_ref().map(second).transpose()? })
+        let variance = both.variance.as_ref().map(second).transpose()?;
+        Ok(Estimate { denoised, variance, squared_error: both.squared_error })
     }
 
     /// D_c of all prompts, given D_u and that of the first.

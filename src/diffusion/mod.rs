@@ -5,8 +5,9 @@
 //! * [`noise`]: seeded Gaussian sources, one stream per picture.
 //! * [`denoiser`]: the one trait, and the adapter that makes a network a denoiser and trains it.
 //! * [`guidance`], [`inpaint`] and [`scheduled`]: denoisers around denoisers.
-//! * [`inverse`]: pictures from measurements, such as a grey, a small or a blurred one.
+//! * [`inverse`]: pictures drawn towards what was measured of them, or towards a low energy.
 //! * [`jacobian`]: products with a denoiser's gradients; [`elbo`] and [`likelihood`]: what a picture costs in bits.
+//! * [`errors`]: how much a model errs at each noise level.
 //! * [`flow`]: pictures to their noise and back; [`interpolate`]: between two noises; [`rank`]: which denoiser fits.
 //! * [`sampler`]: from noise to a picture, one algorithm per file.
 //!
@@ -15,6 +16,7 @@
 
 pub mod denoiser;
 pub mod elbo;
+pub mod errors;
 pub mod flow;
 pub mod guidance;
 pub mod inpaint;

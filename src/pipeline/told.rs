@@ -93,7 +93,8 @@ impl<'a> Told<'a> {
 
     fn network(&self, given: Conditioning, beside: Option<Tensor>, guides: &Guides) -> Preconditioned<Conditioned<'a>> {
         let network = Conditioned { unet: &self.model.unet, given, beside, guides: guides.clone() };
-        Preconditioned::new(network, self.model.prediction, self.model.schedule.clone())
+        let preconditioned = Preconditioned::new(network, self.model.prediction, self.model.schedule.clone());
+        preconditioned.erring(self.model.errors.clone())
     }
 
     /// What the U-Net is told besides what it sees.

@@ -13,6 +13,9 @@ pub enum Variance {
     FixedSmall,
     /// The forward process's: right for data of unit variance. Made for pixels and a thousand steps.
     FixedLarge,
+    /// What is best for the model's data: the posterior's, and what the clean estimate errs by, where that was measured
+    /// (analytic-DPM: Bao et al., arXiv:2201.06503, theorem 1). Measured without guidance.
+    Optimal,
     /// Between the two, element by element, where the network has learned it (arXiv:2102.09672, eq. 15).
     LearnedRange,
 }
@@ -46,6 +49,10 @@ fn add_noise(
     match variance {
         Variance::FixedSmall => walk.perturb(x, small.sqrt()),
         Variance::FixedLarge => walk.perturb(x, large.sqrt()),
+        Variance::Optimal => {
+            let error = estimate.squared_error.ok_or_else(not_measured)?;
+            walk.perturb(x, (small + (drop / (sigma * sigma)).powi(2) * error).sqrt())
+        }
         Variance::LearnedRange => {
             let fraction = estimate.variance.as_ref().ok_or_else(not_learned)?;
             let log_deviation = fraction.affine((large.ln() - small.ln()) / 2.0, small.ln() / 2.0)?;
@@ -56,6 +63,15 @@ fn add_noise(
 }
 
 fn not_learned() -> Error {
-    let message = "this model has not learned its variance; use fixed_small or fixed_large";
+    unsupported("this model has not learned its variance; use fixed_small or fixed_large")
+}
+
+fn not_measured() -> Error {
+    unsupported(
+        "this model's errors were not measured (limner evaluate --errors does it); use fixed_small or fixed_large",
+    )
+}
+
+fn unsupported(message: &str) -> Error {
     Error::invalid(FieldError::new("variance", "unsupported", message))
 }

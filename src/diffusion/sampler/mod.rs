@@ -356,6 +356,15 @@ mod tests {
     }
 
     #[test]
+    fn every_sampler_is_in_the_documentation() {
+        let (table, readme) = (include_str!("../../../docs/samplers.md"), include_str!("../../../README.md"));
+        for name in Sampler::names() {
+            let listed = |text: &str| text.contains(&format!("`{name}`")) || text.contains(&format!("`{name}("));
+            assert!(listed(table) && listed(readme), "{name}");
+        }
+    }
+
+    #[test]
     fn settings_outside_their_range_are_refused() {
         for eta in [-0.1, 1.1, f64::NAN] {
             assert!(Sampler::Ddim { eta }.validate().is_err());

@@ -6,9 +6,10 @@ use crate::error::{Error, FieldError, Result};
 use std::fmt;
 use std::str::FromStr;
 
-const VARIANCES: [(&str, Variance); 3] = [
+const VARIANCES: [(&str, Variance); 4] = [
     ("fixed_small", Variance::FixedSmall),
     ("fixed_large", Variance::FixedLarge),
+    ("optimal", Variance::Optimal),
     ("learned_range", Variance::LearnedRange),
 ];
 const KINDS: [(&str, SecondOrder); 2] = [("midpoint", SecondOrder::Midpoint), ("heun", SecondOrder::Heun)];

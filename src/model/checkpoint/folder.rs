@@ -5,6 +5,7 @@ use super::file::read_json;
 use super::parts::{self, Parts, Source, TextParts};
 use super::weights::Weights;
 use crate::diffusion::denoiser::Prediction;
+use crate::diffusion::errors::SquaredErrors;
 use crate::diffusion::schedule::{Betas, NoiseSchedule};
 use crate::model::clip::ClipTextConfig;
 use crate::model::codec::CodecConfig;
@@ -50,6 +51,9 @@ const PIPELINES: [&str; 9] = [
 /// What to say of a model that only finishes pictures of another.
 pub(crate) const REFINER: &str = "the refiner of SDXL, and refiners are not supported; use the base model";
 
+/// The file of the errors at each noise level.
+pub(crate) const ERRORS: &str = "scheduler/squared_errors.json";
+
 /// The folders of text encoder and tokenizer.
 const FIRST: [&str; 2] = ["text_encoder", "tokenizer"];
 const SECOND: [&str; 2] = ["text_encoder_2", "tokenizer_2"];
@@ -81,9 +85,16 @@ pub(super) fn read(path: &Path) -> Result<Parts> {
         unet: (unet, unet_weights),
         codec: (codec, codec_weights),
         schedule,
+        errors: errors(path)?,
         prediction,
         zeros_for_empty: index.zeros_for_empty(),
     })
+}
+
+/// How much the model errs at each noise level, where somebody has measured it.
+fn errors(path: &Path) -> Result<Option<SquaredErrors>> {
+    let file = path.join(ERRORS);
+    if file.exists() { read_json(&file).map(Some) } else { Ok(None) }
 }
 
 fn tokenizer(path: &Path, folder: &str, text: &ClipTextConfig) -> Result<Tokenizer> {

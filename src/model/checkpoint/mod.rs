@@ -23,7 +23,7 @@ pub use defaults::Defaults;
 pub(crate) use file::{read_file, read_json, without_mark};
 pub(crate) use find::{BUNDLED, all, is_model, is_name, named, names, users_folder};
 pub use find::{find, places};
-pub(crate) use folder::{REFINER, check_index};
+pub(crate) use folder::{ERRORS, REFINER, check_index};
 pub use ip_adapters::{IpAdapters, LoadedIpAdapter};
 pub use opened::Opened;
 pub(crate) use origin::{RECORD, record};
@@ -40,6 +40,7 @@ use super::text_encoder::TextEncoder;
 use super::unet::UNet2DConditionModel;
 use crate::Result;
 use crate::diffusion::denoiser::Prediction;
+use crate::diffusion::errors::SquaredErrors;
 use crate::diffusion::schedule::NoiseSchedule;
 use candle_core::{Device, Tensor};
 use parts::{Parts, TextParts};
@@ -63,6 +64,8 @@ pub struct Model {
     pub companion: Option<Arc<Companion>>,
     /// The forward process it was trained with.
     pub schedule: NoiseSchedule,
+    /// How much it errs at each noise level, where that was measured.
+    pub errors: Option<Arc<SquaredErrors>>,
     /// What the U-Net predicts.
     pub prediction: Prediction,
     /// What to use where a request says nothing.
@@ -91,7 +94,7 @@ impl Model {
         device: &Device,
         precision: Precision,
     ) -> Result<Self> {
-        let Parts { text, unet, codec, schedule, prediction, defaults, zeros_for_empty } = parts;
+        let Parts { text, unet, codec, schedule, errors, prediction, defaults, zeros_for_empty } = parts;
         let all: Vec<_> = text.iter().map(|text| &text.weights).chain([&unet.1, &codec.1]).cloned().collect();
         let hash = Arc::new(Hash::of(&all));
         let precision = precision.of_model(unet.1.stored());
@@ -117,6 +120,7 @@ impl Model {
             codec,
             companion,
             schedule,
+            errors: errors.map(Arc::new),
             prediction,
             defaults,
             bytes,

@@ -4,6 +4,7 @@
 use super::Defaults;
 use super::weights::Weights;
 use crate::diffusion::denoiser::Prediction;
+use crate::diffusion::errors::SquaredErrors;
 use crate::diffusion::schedule::NoiseSchedule;
 use crate::model::clip::ClipTextConfig;
 use crate::model::codec::CodecConfig;
@@ -23,6 +24,7 @@ pub(super) struct Parts {
     pub(super) unet: (UNetConfig, Weights),
     pub(super) codec: (CodecConfig, Weights),
     pub(super) schedule: NoiseSchedule,
+    pub(super) errors: Option<SquaredErrors>,
     pub(super) prediction: Prediction,
     pub(super) defaults: Defaults,
     /// Whether an empty negative prompt is told as zeros instead of being read.

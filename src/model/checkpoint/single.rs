@@ -49,6 +49,7 @@ pub(super) fn read(path: &Path) -> Result<Parts> {
         unet: (unet, unet_weights),
         codec: (codec, codec_weights),
         schedule: schedule(&file)?,
+        errors: None,
         zeros_for_empty: family == Family::Xl,
     })
 }

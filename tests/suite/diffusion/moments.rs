@@ -50,7 +50,8 @@ impl Denoiser for Learned {
         let sigmas = Spacing::Linspace.sigmas(&schedule, 10).unwrap();
         let next = sigmas[1 + sigmas.iter().position(|s| *s == sigma).expect("a rung")];
         let variance = optimal_fraction(sigma, next, DATA.variance).map(|f| x.affine(0.0, f)).transpose()?;
-        Ok(Estimate { denoised: DATA.denoise(x, sigma)?, variance })
+        let squared_error = Some(DATA.variance * sigma * sigma / (DATA.variance + sigma * sigma));
+        Ok(Estimate { denoised: DATA.denoise(x, sigma)?, variance, squared_error })
     }
 }
 
@@ -100,11 +101,20 @@ fn a_learned_variance_lies_between_small_and_large() {
     assert_close(&[variance], &[0.249_900_030_1], 1e-9);
 }
 
+/// The same variance, from how much the model errs at a level instead of from what it learned about the step.
 #[test]
-fn a_model_without_learned_variance_says_so() {
-    let sampler = Sampler::Ddpm { variance: Variance::LearnedRange };
-    let error = sampler.run(&DATA, row(&[1.0]), &[2.0, 1.0], &mut Rows::new(vec![]), &mut |_| Ok(()));
-    assert!(error.unwrap_err().to_string().contains("fixed_small"));
+fn a_measured_error_gives_the_optimal_variance() {
+    let (_, variance) = table_moments(Sampler::Ddpm { variance: Variance::Optimal }, &Learned, 10);
+    assert_close(&[variance], &[0.249_900_030_1], 1e-9);
+}
+
+#[test]
+fn a_model_without_learned_or_measured_variance_says_so() {
+    for variance in [Variance::LearnedRange, Variance::Optimal] {
+        let sampler = Sampler::Ddpm { variance };
+        let error = sampler.run(&DATA, row(&[1.0]), &[2.0, 1.0], &mut Rows::new(vec![]), &mut |_| Ok(()));
+        assert!(error.unwrap_err().to_string().contains("fixed_small"));
+    }
 }
 
 /// The variance of ancestral sampling from the exact marginal at 20 down to 0.05 is too small by these shares.

@@ -5,10 +5,13 @@
 //! the same pictures drawn alone.
 
 mod adapted;
+mod aims;
 mod canvas;
 mod captions;
 mod chunks;
 mod controls;
+mod errors;
+mod held;
 mod likelihood;
 mod notices;
 mod progress;
@@ -32,10 +35,8 @@ pub use room::Room;
 pub use text::{TokenCount, count_tokens};
 
 use crate::Result;
-use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::flow::Effort;
-use crate::diffusion::inpaint::Inpaint;
-use crate::diffusion::inverse::{LinearOperator, Masked, Measured, Rule};
+use crate::diffusion::inverse::View;
 use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
 use crate::diffusion::sampler::Step;
 use crate::diffusion::scheduled::Scheduled;
@@ -44,12 +45,14 @@ use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Inpainting, Plan, Start, Task};
 use adapted::Adapted;
+use aims::Aims;
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
 use controls::Nets;
+use held::One;
 use notices::Words;
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use text::{Text, TextStates};
 use told::Told;
 use vocabulary::Added;
@@ -66,6 +69,8 @@ pub struct Pipeline {
     device: Device,
     /// The model with the adapters of the last plan that had any.
     adapted: Adapted,
+    /// The file of a judge of its pictures.
+    judge: Option<PathBuf>,
 }
 
 /// What a plan has to know of a model.
@@ -87,6 +92,7 @@ pub fn facts(model: &Opened) -> Facts {
         controlnets: model.controlnets(),
         ip_adapters: model.ip_adapters(),
         adapters: model.adapters(),
+        judge: model.judge().is_some(),
     }
 }
 
@@ -155,11 +161,11 @@ impl Pipeline {
 
     /// Loads the weights of a model. Fails as [`Pipeline::load`].
     pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
-        let (facts, words) = (facts(&opened), Words::read(opened.path())?);
+        let (facts, words, judge) = (facts(&opened), Words::read(opened.path())?, opened.judge());
         let (device, precision) = (device.clone(), precision.into());
         let nets = Nets::new(&device, precision);
         let (model, adapted) = (opened.load(&device, precision)?, Adapted::default());
-        Ok(Self { model, facts, words, nets, device, adapted })
+        Ok(Self { model, facts, words, nets, device, adapted, judge })
     }
 
     /// The same, with `room` asked before anything is loaded beside the model.
@@ -215,9 +221,9 @@ impl Pipeline {
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
         let guides = self.nets.guides(plan, &self.facts, sigmas.len() - 1, model.unet.dtype())?;
         let told = Told::new(&model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
-        let told = told.with(guides.clone());
+        let (told, aims) = (told.with(guides.clone()), Aims::new(self, plan)?);
         let draw = |k| {
-            let (pixels, effort) = self.draw(plan, k, (&text, &told), known.as_ref(), sigmas, on_step)?;
+            let (pixels, effort) = self.draw((plan, k, sigmas), (&text, &told, &aims), known.as_ref(), on_step)?;
             let receipt = Receipt::new(plan, plan.seed_of(k), &model, &added, &guides);
             Ok(Picture::still(pixels, Receipt { effort, ..receipt }))
         };
@@ -235,11 +241,9 @@ impl Pipeline {
 
     fn draw(
         &self,
-        plan: &Plan,
-        k: usize,
-        (text, told): (&Text<'_>, &Told<'_>),
+        (plan, k, sigmas): One<'_>,
+        (text, told, aims): (&Text<'_>, &Told<'_>, &Aims),
         known: Option<&Known<'_>>,
-        sigmas: &[f64],
         on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
     ) -> Result<(RgbImage, Option<Effort>)> {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
@@ -247,7 +251,9 @@ impl Pipeline {
         let x = start(known, &fresh, sigmas, plan.noise)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
         let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?, step));
-        let denoiser = self.held(drawn, known, &fresh, (plan, k, sigmas))?;
+        let decoded = |latents: &Tensor| self.model.decode(latents, plan.decoder);
+        let view: Option<View<'_>> = if self.model.codec.is_pixels() { None } else { Some(&decoded) };
+        let denoiser = self.held(drawn, aims.pulls(view, sigmas), known, &fresh, (plan, k, sigmas))?;
         let mut effort = None;
         let mut on_step = |step: Step<'_>| {
             effort = step.effort;
@@ -265,49 +271,6 @@ impl Pipeline {
         match canvas {
             None => Ok((pixels, effort)),
             Some(canvas) => Ok((canvas.finish(pixels)?, effort)),
-        }
-    }
-
-    /// The order of wrapping: the network with what it is told, made a denoiser, guided, anew for the text of each step
-    /// (all that is `drawn`), and held to the known picture; a network made for inpainting sees that by itself.
-    fn held<'a>(
-        &self,
-        drawn: impl Denoiser + 'a,
-        known: Option<&Known<'_>>,
-        fresh: &Tensor,
-        (plan, k, sigmas): (&Plan, usize, &[f64]),
-    ) -> Result<Box<dyn Denoiser + 'a>> {
-        let held = known.and_then(|known| known.latents.as_ref().zip(known.canvas.as_ref()));
-        match held.filter(|_| self.beside() == Beside::Nothing) {
-            None => Ok(Box::new(drawn)),
-            Some((latents, canvas)) => {
-                let mask = canvas.mask().to_latents(self.model.codec.factor(), &self.device)?;
-                self.by_rule(drawn, (latents, &mask), fresh, (plan, k, sigmas))
-            }
-        }
-    }
-
-    /// Held to the known picture by the plan's rule.
-    fn by_rule<'a>(
-        &self,
-        drawn: impl Denoiser + 'a,
-        (latents, mask): (&Tensor, &Tensor),
-        fresh: &Tensor,
-        (plan, k, sigmas): (&Plan, usize, &[f64]),
-    ) -> Result<Box<dyn Denoiser + 'a>> {
-        let measured = |drawn, noise, rule| -> Result<Box<dyn Denoiser + 'a>> {
-            let operator = Masked::new(mask)?;
-            let known = operator.apply(latents)?;
-            Ok(Box::new(Measured::new(drawn, operator, known, noise, rule)))
-        };
-        match plan.inpainting {
-            Inpainting::Blend => Ok(Box::new(Inpaint::new(drawn, latents, mask, fresh))),
-            Inpainting::Replacement | Inpainting::Repaint(_) => {
-                let noise = SeededNoise::new(plan.noise, &[plan.seed_of(k) ^ KNOWN]);
-                Ok(Box::new(Inpaint::replacing(drawn, latents, mask, Box::new(noise))))
-            }
-            Inpainting::PseudoInverse { noise } => measured(drawn, noise, Rule::PseudoInverse { data_variance: 1.0 }),
-            Inpainting::Posterior { scale } => measured(drawn, 0.0, Rule::Posterior { scale, ladder: sigmas.to_vec() }),
         }
     }
 

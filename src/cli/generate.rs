@@ -45,7 +45,8 @@ pub(super) struct Args {
     /// Which layer of the text encoder is read, counted from its end [default: the model's]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     clip_skip: Option<String>,
-    /// ddpm, ddim, euler, heun, euler_a, dpmpp_2m or lcm [default: the model's]
+    /// A sampler, with settings in brackets: dpmpp_2m, unipc, euler, heun, dopri5(tolerance=0.001), euler_a, pc, ddpm and more
+    /// (docs/samplers.md) [default: the model's]
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
     /// How noise levels are spaced: trailing, leading, linspace, karras, exponential, sgm_uniform, simple, normal, beta,
@@ -89,10 +90,20 @@ pub(super) struct Args {
     /// Noise generator: philox or torch-cpu [default: philox]
     #[arg(long, value_name = "NAME")]
     noise: Option<String>,
-    /// How what is drawn anew follows what is kept: blend, repaint, pseudo_inverse, posterior or replacement, with settings
-    /// in brackets [default: blend]
+    /// How what is drawn anew follows what is kept: blend, differential (greys of the mask are strengths), repaint,
+    /// pseudo_inverse, posterior or replacement, with settings in brackets [default: blend]
     #[arg(long, value_name = "NAME")]
     inpainting: Option<String>,
+    /// Make the picture of --init-image whole: it is grey, small(factor=4) or blurred(radius=2), and what was it?
+    #[arg(long, value_name = "NAME")]
+    restore: Option<String>,
+    /// Draw towards the colours of --energy-image, or what the model's judge takes for the prompt: colours or judge, with a
+    /// scale in brackets
+    #[arg(long, value_name = "NAME")]
+    energy: Option<String>,
+    /// The picture of these colours
+    #[arg(long, value_name = "FILE")]
+    energy_image: Option<PathBuf>,
     /// Decoder of the finished picture: full, or tiny where there is a TAESD [default: full]
     #[arg(long, value_name = "NAME")]
     decoder: Option<String>,
@@ -160,6 +171,8 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         noise: args.noise.clone(),
         loras: args.loras.clone(),
         inpainting: args.inpainting.clone(),
+        restore: args.restore.clone(),
+        energy: args.energy.clone(),
         decoder: args.decoder.clone(),
         control: args.control.clone(),
         control_preprocessor: args.control_preprocessor.clone(),
@@ -184,7 +197,8 @@ fn files(args: &Args) -> Result<Vec<(&'static str, &PathBuf)>> {
     let pictures = args.init_image.iter().map(|path| ("image", path));
     let masks = args.mask.iter().map(|path| ("mask", path));
     let prompts = args.ip_adapter_image.iter().map(|path| ("ip_adapter_image", path));
-    Ok(pictures.chain(masks).chain(prompts).chain(fields.zip(&args.control_image)).collect())
+    let palettes = args.energy_image.iter().map(|path| ("energy_image", path));
+    Ok(pictures.chain(masks).chain(prompts).chain(palettes).chain(fields.zip(&args.control_image)).collect())
 }
 
 /// `--lora` as an entry of the field `loras`: an adapter's file is offered by its name.

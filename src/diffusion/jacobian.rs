@@ -18,6 +18,14 @@ pub struct Linearised {
     denoised: Tensor,
 }
 
+/// The gradient by `x` of the sum of `of`; zeros where that does not depend on it.
+pub(super) fn gradient(x: &Var, of: &Tensor) -> Result<Tensor> {
+    Ok(match of.sum_all()?.backward()?.get(x.as_tensor()) {
+        Some(gradient) => gradient.detach(),
+        None => x.zeros_like()?,
+    })
+}
+
 impl Linearised {
     /// Asks `denoiser` at `x`, (B, C, H, W), and noise level `sigma`.
     pub fn at(denoiser: &dyn Denoiser, x: &Tensor, sigma: f64) -> Result<Self> {
@@ -34,12 +42,7 @@ impl Linearised {
     /// `J^T v` with `J = dD/dx`, for each picture of the batch: the gradient of `D . v`. All are (B, C, H, W). A
     /// denoiser that does not look at `x` gives zeros.
     pub fn vjp(&self, v: &Tensor) -> Result<Tensor> {
-        let along = (&self.denoised * v)?.sum_all()?;
-        let gradients = along.backward()?;
-        Ok(match gradients.get(self.x.as_tensor()) {
-            Some(gradient) => gradient.detach(),
-            None => self.x.zeros_like()?,
-        })
+        gradient(&self.x, &(&self.denoised * v)?)
     }
 
     /// `v^T J v` for each picture of the batch, summed in f64: of a random `v` with unit covariance the expectation is

@@ -50,6 +50,15 @@ pub(crate) fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, 
     value.parse().map_err(|_| format!("{key} must be a number, was {value:?}"))
 }
 
+/// A number in a range among settings.
+pub(crate) fn within(key: &str, value: &str, range: std::ops::RangeInclusive<f64>) -> Result<f64, String> {
+    let value: f64 = number(key, value)?;
+    match range.contains(&value) {
+        true => Ok(value),
+        false => Err(format!("{key} must be between {} and {}, was {value}", range.start(), range.end())),
+    }
+}
+
 /// One of several names among settings.
 pub(crate) fn one_of<T: Copy>(key: &str, value: &str, names: &[(&'static str, T)]) -> Result<T, String> {
     let found = names.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice);

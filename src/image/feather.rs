@@ -15,9 +15,9 @@ impl Mask {
     /// `pixels` away. What lies beyond the picture's border does not count as black.
     pub fn feathered(&self, pixels: u32) -> GrayImage {
         if pixels == 0 {
-            return self.as_grey().clone();
+            return self.open();
         }
-        let (reach, mut shares) = (u32::from(STRAIGHT) * (pixels + 1), self.as_grey().clone());
+        let (reach, mut shares) = (u32::from(STRAIGHT) * (pixels + 1), self.open());
         for (share, distance) in shares.iter_mut().zip(distances(self.as_grey())) {
             *share = (255 * u32::from(distance) / reach).min(255) as u8;
         }
@@ -47,10 +47,11 @@ fn distances(mask: &GrayImage) -> Vec<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Greys;
     use ::image::Luma;
 
     fn mask(grey: GrayImage) -> Mask {
-        Mask::from_grey(grey).unwrap()
+        Mask::from_grey(grey, Greys::Split).unwrap()
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub use edges::Edges;
 pub use encoded::Encoded;
 pub use grid::grid;
 pub use label::labelled_grid;
-pub use mask::Mask;
+pub use mask::{Greys, Mask};
 pub use read::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, fit, read, resize, thumbnail};
 pub use tensor::{batch_from_tensor, from_tensor, to_tensor};
 pub(crate) use write::sync_folder_of;

@@ -58,6 +58,7 @@ impl<'a> Canvas<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Greys;
     use ::image::Rgb;
 
     fn gradient(width: u32, height: u32) -> RgbImage {
@@ -68,7 +69,7 @@ mod tests {
     fn mask() -> Mask {
         let white = |x: u32, y: u32| (60..80).contains(&x) && (20..30).contains(&y);
         let picture = RgbImage::from_fn(100, 50, |x, y| Rgb([if white(x, y) { 255 } else { 0 }; 3]));
-        Mask::read(&crate::image::encode_png(&picture, &[]).unwrap(), (100, 50)).unwrap()
+        Mask::read(&crate::image::encode_png(&picture, &[]).unwrap(), (100, 50), Greys::Split).unwrap()
     }
 
     #[test]

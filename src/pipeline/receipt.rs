@@ -12,7 +12,10 @@ use crate::model::adapter::{Applied, Used};
 use crate::model::checkpoint::Model;
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
-use crate::request::{ControlSetting, GenerateRequest, Inpainting, Plan, Preprocessor, Repaint, Start, control};
+use crate::request::{
+    ControlSetting, EnergySetting, GenerateRequest, Inpainting, Plan, Preprocessor, Repaint, Restore, Start, Wanted,
+    control,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,6 +66,12 @@ pub struct Receipt {
     /// How what was drawn anew followed what was kept, where not in the usual way.
     #[serde(default, skip_serializing_if = "is_blend")]
     pub inpainting: Inpainting,
+    /// What a picture that was sent showed of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
+    /// What else than the prompt it was drawn towards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<EnergySetting>,
     /// What an adaptive sampler took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
@@ -149,6 +158,8 @@ impl Receipt {
             height: plan.height,
             noise: plan.noise,
             inpainting: plan.inpainting,
+            restore: plan.restoration.as_ref().map(|restoration| restoration.how),
+            energy: plan.wanted.as_ref().map(Wanted::setting),
             effort: None,
             tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash().to_owned()),
             controls: guides.controls(),
@@ -164,7 +175,9 @@ impl Receipt {
 
     /// Whether pictures that are not in the file are needed to draw it again.
     pub fn needs_pictures(&self) -> bool {
-        self.strength.is_some() || !self.task.is_empty() || !self.controls.is_empty() || self.ip_adapter.is_some()
+        let from_one = self.strength.is_some() || self.restore.is_some() || !self.task.is_empty();
+        let after_one = !self.controls.is_empty() || self.ip_adapter.is_some();
+        from_one || after_one || matches!(self.energy, Some(EnergySetting::Colours { .. }))
     }
 
     /// The receipt in a PNG file that this program wrote; none in any other file.
@@ -193,6 +206,8 @@ impl Receipt {
             strength: self.strength.map(|strength| strength.to_string()),
             noise: Some(self.noise.name().to_owned()),
             inpainting: Some(self.inpainting.to_string()),
+            restore: self.restore.map(String::from),
+            energy: self.energy.map(String::from),
             decoder: Some(self.decoder().name().to_owned()),
             control,
             control_preprocessor,
@@ -271,6 +286,8 @@ impl Receipt {
         if !is_blend(&self.inpainting) {
             pairs.push(("Inpainting rule", self.inpainting.to_string()));
         }
+        pairs.extend(self.restore.map(|restore| ("Restored from", restore.to_string())));
+        pairs.extend(self.energy.map(|energy| ("Drawn towards", energy.to_string())));
         if self.guidance_rescale != 0.0 {
             pairs.push(("Guidance rescale", self.guidance_rescale.to_string()));
         }
@@ -408,6 +425,8 @@ mod tests {
             noise: NoiseKind::Philox,
             tiny_decoder: None,
             inpainting: Inpainting::Blend,
+            restore: None,
+            energy: None,
             effort: None,
             controls: Vec::new(),
             ip_adapter: None,

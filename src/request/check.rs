@@ -70,16 +70,18 @@ impl Checker {
             height,
             image_prompt: self.image_prompt(request, facts),
             controls: self.controls(request, facts, repaint.drawn((width, height))),
-            start: match kind {
-                // Its file is noise, and no picture to start from.
-                TaskKind::Decode => Start::Noise,
-                _ => self.start(request, facts, repaint, (width, height), count),
-            },
+            restoration: self.restoration(request, facts, kind, (width, height)),
+            wanted: self.wanted(request, facts, kind, repaint.drawn((width, height))),
+            start: Start::Noise,
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
             inpainting: self.or_default("inpainting", &request.inpainting, Inpainting::Blend, Inpainting::read),
             decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
             model: facts.name.clone(),
         };
+        // Noise is no picture to start from, and what is to be restored is none either.
+        if kind != TaskKind::Decode && plan.restoration.is_none() {
+            plan.start = self.start(request, facts, repaint, plan.inpainting, (width, height, count));
+        }
         self.rule(&plan, facts);
         if let Task::Decode { noise, .. } = &plan.task {
             (plan.width, plan.height) = (noise.shape[2] * facts.multiple_of, noise.shape[1] * facts.multiple_of);

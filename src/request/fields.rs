@@ -126,9 +126,15 @@ request! {
     only_masked_padding: Number,
     /// Borders to add to the picture and to paint, in pixels: `left,top,right,bottom`.
     extend: Text,
-    /// The rule by which what is drawn anew follows what is kept: `blend`, `repaint`, `pseudo_inverse`, `posterior`,
-    /// `replacement`; with settings in brackets.
+    /// The rule by which what is drawn anew follows what is kept: `blend`, `differential` (greys of the mask are strengths),
+    /// `repaint`, `pseudo_inverse`, `posterior`, `replacement`; with settings in brackets.
     inpainting: Text,
+    /// What the picture in `image` shows of the one to be drawn, which it is not the start of: `grey` (to be colourised),
+    /// `small(factor=4)` (to be enlarged) or `blurred(radius=2)`.
+    restore: Text,
+    /// What else than the prompt to draw towards, by gradients: the `colours` of the picture in `energy_image`, or what the
+    /// model's `judge` takes for the prompt; with a scale in brackets.
+    energy: Text,
     /// LoRAs with their strengths: `name:0.8, other:0.5`; the same as tags in the prompt, `<lora:name:0.8>`.
     loras: Text,
     /// A noise generator's name.
@@ -176,4 +182,6 @@ request! {
     control_image_3,
     /// What an IP-Adapter takes for a prompt.
     ip_adapter_image,
+    /// A picture of the colours that are wanted.
+    energy_image,
 }

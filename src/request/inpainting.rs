@@ -1,8 +1,9 @@
 //! By which rule what is drawn anew follows what is kept.
 
 use crate::diffusion::inpaint::resampling::Resampling;
-use crate::diffusion::settings::{Written, number, short};
+use crate::diffusion::settings::{Written, short, within};
 use crate::error::FieldError;
+use crate::image::Greys;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +15,8 @@ pub enum Inpainting {
     /// The known part with one noise for all levels.
     #[default]
     Blend,
+    /// The same, with greys of the mask as strengths: a grey pixel keeps to the known picture for the first steps.
+    Differential,
     /// The known part with fresh noise at every level.
     Replacement,
     /// The same, going back up the ladder.
@@ -32,8 +35,9 @@ pub enum Inpainting {
 
 impl Inpainting {
     /// All rules with their usual settings, in the order in which a form lists them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Blend,
+        Self::Differential,
         Self::Repaint(Resampling { jump: 10, times: 10 }),
         Self::PseudoInverse { noise: 0.0 },
         Self::Posterior { scale: 0.5 },
@@ -44,6 +48,7 @@ impl Inpainting {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Blend => "blend",
+            Self::Differential => "differential",
             Self::Replacement => "replacement",
             Self::Repaint(_) => "repaint",
             Self::PseudoInverse { .. } => "pseudo_inverse",
@@ -51,9 +56,17 @@ impl Inpainting {
         }
     }
 
+    /// What greys of the mask are.
+    pub const fn greys(self) -> Greys {
+        match self {
+            Self::Differential => Greys::Strengths,
+            _ => Greys::Split,
+        }
+    }
+
     fn settings(self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Blend | Self::Replacement => Vec::new(),
+            Self::Blend | Self::Differential | Self::Replacement => Vec::new(),
             Self::Repaint(Resampling { jump, times }) => vec![("jump", jump.to_string()), ("times", times.to_string())],
             Self::PseudoInverse { noise } => vec![("noise", noise.to_string())],
             Self::Posterior { scale } => vec![("scale", scale.to_string())],
@@ -61,19 +74,15 @@ impl Inpainting {
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let within = |value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
-            true => Ok(value),
-            false => Err(format!("{key} must be between {low} and {high}, was {value}")),
-        };
         match (self, key) {
             (Self::Repaint(resampling), "jump") => {
-                resampling.jump = within(number(key, value)?, 1.0, 100.0)?.round() as usize;
+                resampling.jump = within(key, value, 1.0..=100.0)?.round() as usize;
             }
             (Self::Repaint(resampling), "times") => {
-                resampling.times = within(number(key, value)?, 1.0, 50.0)?.round() as usize;
+                resampling.times = within(key, value, 1.0..=50.0)?.round() as usize;
             }
-            (Self::PseudoInverse { noise }, "noise") => *noise = within(number(key, value)?, 0.0, 10.0)?,
-            (Self::Posterior { scale }, "scale") => *scale = within(number(key, value)?, 0.0, 100.0)?,
+            (Self::PseudoInverse { noise }, "noise") => *noise = within(key, value, 0.0..=10.0)?,
+            (Self::Posterior { scale }, "scale") => *scale = within(key, value, 0.0..=100.0)?,
             (rule, key) => {
                 let keys: Vec<_> = rule.settings().into_iter().map(|(key, _)| key).collect();
                 return Err(format!("{} has no setting {key:?}; it has: {}", rule.name(), keys.join(", ")));
@@ -132,11 +141,18 @@ mod tests {
 
     #[test]
     fn rules_come_back_from_text_and_wrong_ones_say_what_there_is() {
-        for text in ["blend", "repaint", "repaint(times=3)", "posterior(scale=1.5)", "pseudo_inverse(noise=0.1)"] {
+        for text in [
+            "blend",
+            "differential",
+            "repaint",
+            "repaint(times=3)",
+            "posterior(scale=1.5)",
+            "pseudo_inverse(noise=0.1)",
+        ] {
             assert_eq!(text.parse::<Inpainting>().unwrap().to_string(), text);
         }
         for (text, wrong) in [
-            ("paint", "must be one of blend, repaint"),
+            ("paint", "must be one of blend, differential"),
             ("repaint(times=0)", "times must be between 1 and 50"),
             ("repaint(jump=ten)", "jump must be a number"),
             ("posterior(jump=1)", "it has: scale"),

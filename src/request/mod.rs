@@ -8,6 +8,7 @@ mod adapters;
 mod axes;
 mod check;
 pub(crate) mod control;
+mod energy;
 mod fields;
 mod inpainting;
 mod json;
@@ -15,12 +16,14 @@ mod numbers;
 mod parameters;
 mod plan;
 mod repaint;
+mod restore;
 mod start;
 mod task;
 
 pub use axes::{AXES, Axis, Grid, MAX_CELLS};
 pub(crate) use check::check_prompt;
 pub use control::{Control, ControlSetting, MAX_CONTROLS, Preprocessor};
+pub use energy::{EnergySetting, Wanted};
 pub use fields::{FIELDS, FILES, GenerateRequest, Kind};
 pub use inpainting::Inpainting;
 pub use parameters::{Parameters, from_parameters};
@@ -28,6 +31,7 @@ pub use plan::{
     Facts, MAX_COUNT, MAX_LORAS, MAX_PIXELS, MAX_PROMPT_CHARS, MAX_RESULT_PIXELS, MAX_SIDE, MAX_STEPS, Plan, Start,
 };
 pub use repaint::Repaint;
+pub use restore::{Restoration, Restore, Shown};
 pub use task::{Likelihood, MAX_CAPTIONS, Task};
 
 impl GenerateRequest {

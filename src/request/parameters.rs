@@ -10,7 +10,7 @@
 mod control;
 mod grammar;
 
-use super::{GenerateRequest, Inpainting};
+use super::{EnergySetting, GenerateRequest, Inpainting, Restore};
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
@@ -85,6 +85,8 @@ impl Parameters {
             "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
             "VAE Decoder" => decoder(value).is_some_and(|decoder| self.set("decoder", decoder.name())),
             "Inpainting rule" => value.parse::<Inpainting>().is_ok() && self.set("inpainting", value),
+            "Restored from" => value.parse::<Restore>().is_ok() && self.set("restore", value),
+            "Drawn towards" => value.parse::<EnergySetting>().is_ok() && self.set("energy", value),
             "IP-Adapter" => self.set("ip_adapter", value),
             "RNG" => noise(value).is_some_and(|noise| self.set("noise", noise.name())),
             _ if key.starts_with("ControlNet ") => self.add_control(value),
@@ -308,6 +310,8 @@ mod tests {
             clip_skip in option::of(1usize..13),
             repaint in repaints(),
             inpainting in sample::select(vec![Inpainting::Blend, Inpainting::Posterior { scale: 0.25 }]),
+            restore in option::of(sample::select(Restore::ALL.to_vec())),
+            energy in option::of(sample::select(vec![EnergySetting::Judge { scale: 2.5 }, EnergySetting::ALL[0]])),
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
             tiny_decoder in option::of(Just("0123456789".to_owned())),
             (controls, ip_adapter) in (proptest::collection::vec(controls(), 0..4), option::of(controls())),
@@ -324,7 +328,7 @@ mod tests {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
                 guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, ip_adapter, strength,
                 masked, repaint, loras, embeddings,
-                task: std::collections::BTreeMap::new(), effort: None, inpainting,
+                task: std::collections::BTreeMap::new(), effort: None, inpainting, restore, energy,
             }
         }
     }

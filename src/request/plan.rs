@@ -3,8 +3,10 @@
 use super::GenerateRequest;
 use super::check::Checker;
 use super::control::{self, Control};
+use super::energy::Wanted;
 use super::inpainting::Inpainting;
 use super::repaint::Repaint;
+use super::restore::Restoration;
 use super::task::Task;
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
@@ -64,6 +66,8 @@ pub struct Facts {
     pub ip_adapters: IpAdapters,
     /// The adapters and embeddings that there are.
     pub adapters: Adapters,
+    /// Whether there is a judge of its pictures beside its weights.
+    pub judge: bool,
 }
 
 impl Facts {
@@ -85,6 +89,7 @@ impl Facts {
             controlnets: ControlNets::default(),
             ip_adapters: IpAdapters::default(),
             adapters: Adapters::default(),
+            judge: false,
         }
     }
 
@@ -147,6 +152,10 @@ pub struct Plan {
     pub noise: NoiseKind,
     /// How what is drawn anew follows what is kept.
     pub inpainting: Inpainting,
+    /// A picture to be made whole again.
+    pub restoration: Option<Restoration>,
+    /// What else than the prompt to draw towards.
+    pub wanted: Option<Wanted>,
     /// Which decoder draws the finished picture.
     pub decoder: Decoder,
     /// What it is drawn along.
@@ -197,6 +206,8 @@ impl Plan {
             strength,
             noise: Some(self.noise.name().to_owned()),
             inpainting: Some(self.inpainting.to_string()),
+            restore: self.restoration.as_ref().map(|restoration| restoration.how.to_string()),
+            energy: self.wanted.as_ref().map(|wanted| wanted.setting().to_string()),
             decoder: Some(self.decoder.name().to_owned()),
             control,
             control_preprocessor,

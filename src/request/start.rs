@@ -2,12 +2,13 @@
 
 use super::GenerateRequest;
 use super::check::Checker;
+use super::inpainting::Inpainting;
 use super::numbers::{real, whole};
 use super::plan::{Facts, MAX_PIXELS, MAX_RESULT_PIXELS, MAX_SIDE, Start};
 use super::quoted;
 use super::repaint::Repaint;
 use crate::error::FieldError;
-use crate::image::{self, Edges, Mask, RgbImage};
+use crate::image::{self, Edges, Greys, Mask, RgbImage};
 use crate::model::unet::Beside;
 
 /// Share of the ladder that redraws a picture without a mask, as other programs have it.
@@ -51,14 +52,14 @@ impl Checker {
         }
     }
 
-    /// What sampling begins with, for pictures of `size` before they are extended.
+    /// What sampling begins with, for so many pictures of this size before they are extended.
     pub(super) fn start(
         &mut self,
         request: &GenerateRequest,
         facts: &Facts,
         repaint: Repaint,
-        size: (usize, usize),
-        count: usize,
+        rule: Inpainting,
+        (width, height, count): (usize, usize, usize),
     ) -> Start {
         let repaints = request.mask.is_some() || !repaint.extend.is_none();
         // A model for editing sees the picture, and needs no trace of it in the noise.
@@ -73,8 +74,8 @@ impl Checker {
             self.needs_picture("extend", !repaint.extend.is_none());
             return Start::Noise;
         };
-        let size = (size.0 as u32, size.1 as u32);
-        let Some((picture, mask)) = self.picture(bytes, request.mask.as_deref(), repaint, size) else {
+        let mask = request.mask.as_deref().map(|bytes| (bytes, rule.greys()));
+        let Some((picture, mask)) = self.picture(bytes, mask, repaint, (width as u32, height as u32)) else {
             return Start::Noise;
         };
         let (width, height) = repaint.extend.around(picture.dimensions());
@@ -102,13 +103,13 @@ impl Checker {
     fn picture(
         &mut self,
         image: &[u8],
-        mask: Option<&[u8]>,
+        mask: Option<(&[u8], Greys)>,
         repaint: Repaint,
         size: (u32, u32),
     ) -> Option<(RgbImage, Option<Mask>)> {
         let picture = self.note(image::read("image", image).map(Some), None)?;
         let (width, height) = if repaint.only_masked { picture.dimensions() } else { size };
-        let mask = match mask.map(|bytes| Mask::read(bytes, picture.dimensions())?.fit(width, height)) {
+        let mask = match mask.map(|(bytes, greys)| Mask::read(bytes, picture.dimensions(), greys)?.fit(width, height)) {
             None => None,
             Some(read) => Some(self.note(read.map(Some), None)?),
         };

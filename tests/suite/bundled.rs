@@ -125,3 +125,42 @@ fn the_pixel_model_finds_icons_likelier_than_noise() {
     let (disc, noise) = (bits(&disc), bits(&noise));
     assert!(disc < 5.0 && noise > disc + 2.0, "{disc} and {noise} bits/dim");
 }
+
+fn restored(pipeline: &Pipeline, restore: &str, shown: &RgbImage) -> RgbImage {
+    let mut request = GenerateRequest { prompt: Some("red apple".into()), ..GenerateRequest::default() };
+    for (field, value) in [("restore", restore), ("guidance", "1"), ("steps", "16"), ("seed", "1")] {
+        request.set_text(field, value.to_owned());
+    }
+    request.set_file("image", encode_png(shown, &[]).unwrap());
+    let plan = Plan::new(&request, &pipeline.facts()).unwrap();
+    pipeline.generate(&plan, &mut |_| Ok(())).unwrap().remove(0).pixels
+}
+
+fn spread(pixel: &image::Rgb<u8>) -> u8 {
+    pixel.0.iter().max().unwrap() - pixel.0.iter().min().unwrap()
+}
+
+fn off(a: &RgbImage, b: &RgbImage) -> f64 {
+    let squares = a.iter().zip(b.iter()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    (squares.sum::<f64>() / a.len() as f64).sqrt()
+}
+
+/// Through the autoencoder, which is not linear: of its own apple made grey it makes a coloured one as bright, and of the
+/// apple made small one that is nearer to the apple than the plain enlargement.
+#[test]
+fn it_makes_grey_and_small_pictures_whole() {
+    use image::imageops::{FilterType, grayscale, resize};
+    let grey = |picture: &RgbImage| {
+        let grey = grayscale(picture);
+        RgbImage::from_fn(64, 64, |x, y| image::Rgb([grey.get_pixel(x, y).0[0]; 3]))
+    };
+    let apple = pipeline().generate(&plan("red apple", 3), &mut |_| Ok(())).unwrap().remove(0).pixels;
+    let coloured = restored(pipeline(), "grey", &grey(&apple));
+    let bright = off(&grey(&coloured), &grey(&apple));
+    let colourful = coloured.pixels().filter(|pixel| spread(pixel) > 60).count();
+    assert!(bright < 20.0 && colourful > 400, "{bright} {colourful}");
+    let small = resize(&apple, 16, 16, FilterType::Triangle);
+    let large = restored(pipeline(), "small", &small);
+    let plain = resize(&small, 64, 64, FilterType::CatmullRom);
+    assert!(off(&large, &apple) < 0.9 * off(&plain, &apple), "{} {}", off(&large, &apple), off(&plain, &apple));
+}

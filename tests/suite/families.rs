@@ -117,7 +117,7 @@ fn a_network_for_inpainting_sees_the_mask_and_the_rest_of_the_picture() {
     let drawn = draw(&tiny, &[("guidance", "3")], Some(&picture), Some(&mask));
 
     let hand = ByHand::load(&tiny);
-    let seen = Mask::read(&png(&mask), (16, 16)).unwrap();
+    let seen = Mask::read(&png(&mask), (16, 16), limner::image::Greys::Split).unwrap();
     let kept = to_tensor(&picture, &Device::Cpu).unwrap().broadcast_mul(&seen.kept(&Device::Cpu).unwrap()).unwrap();
     let factor = hand.0.codec.factor();
     let channels = [seen.to_latents(factor, &Device::Cpu).unwrap(), hand.0.codec.encode(&kept).unwrap()];

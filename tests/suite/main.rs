@@ -32,4 +32,5 @@ mod taesd;
 mod tasks;
 mod tiny_model;
 mod tokenizer;
+mod towards;
 mod vae;

@@ -177,6 +177,26 @@ fn every_rule_keeps_what_is_black_and_draws_something_of_its_own() {
     }
 }
 
+/// Greys are strengths: the paler a part, the more of the picture is left in it; and only black is sacred.
+#[test]
+fn a_grey_part_keeps_more_of_the_picture() {
+    let before = fit(input(), 32, 32);
+    // Black, dark, light and white stripes, each 8 pixels of the model's picture.
+    let stripes = RgbImage::from_fn(32, 32, |x, _| image::Rgb([[0, 60, 160, 255][x as usize / 8]; 3]));
+    let settings = [("inpainting", "differential"), ("steps", "10"), ("sampler", "euler")];
+    let drawn = one(&upload(&before, Some(&stripes), &settings)).pixels;
+    let apart = |stripe: u32| {
+        let columns = stripe * 8..(stripe + 1) * 8;
+        let pixels = drawn.enumerate_pixels().filter(|(x, ..)| columns.contains(x));
+        let square = |a: u8, b: u8| (f64::from(a) - f64::from(b)).powi(2);
+        pixels
+            .map(|(x, y, pixel)| (0..3).map(|c| square(pixel.0[c], before.get_pixel(x, y).0[c])).sum::<f64>())
+            .sum::<f64>()
+    };
+    assert_eq!(apart(0), 0.0);
+    assert!(apart(1) > 0.0 && apart(1) < apart(2) && apart(2) < apart(3), "{} {} {}", apart(1), apart(2), apart(3));
+}
+
 #[test]
 fn a_rule_without_anything_to_keep_is_refused() {
     let facts = PIPELINE.facts();
@@ -185,5 +205,5 @@ fn a_rule_without_anything_to_keep_is_refused() {
         assert!(message.contains("inpainting: needs a picture and a mask"), "{message}");
     }
     let message = Plan::new(&request(&[("inpainting", "paint")]), &facts).unwrap_err().to_string();
-    assert!(message.contains("must be one of blend, repaint"), "{message}");
+    assert!(message.contains("must be one of blend, differential"), "{message}");
 }

@@ -1,10 +1,17 @@
-//! Pictures from measurements: what was measured is a linear function of the picture, and the model fills in the rest.
+//! Pictures that are drawn towards something: what was measured of them, from which the model fills in the rest, or a low
+//! energy.
 //!
+//! * [`towards`]: a denoiser that is moved by gradients, and what may move it.
 //! * [`operator`]: what can be measured: some pixels, brightness alone, a smaller picture, a blurred one.
-//! * [`guided`]: a denoiser that draws towards a measurement by the gradient of its likelihood.
+//! * [`measured`]: the gradient of a measurement's likelihood.
+//! * [`energy`]: the gradient of whatever is wanted: another picture's colours, a classifier's opinion.
 
-pub mod guided;
+pub mod energy;
+pub mod measured;
 pub mod operator;
+pub mod towards;
 
-pub use guided::{Measured, Rule};
+pub use energy::{Colours, Energy, Steered};
+pub use measured::{Measured, Rule};
 pub use operator::{Blur, Grey, LinearOperator, Masked, Shrink};
+pub use towards::{Pull, Towards, View};

@@ -21,6 +21,24 @@ pub trait LinearOperator {
     fn weigh(&self, y: &Tensor, spread: f64, noise: f64) -> Result<Tensor>;
 }
 
+impl<A: LinearOperator + ?Sized> LinearOperator for &A {
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        (**self).apply(x)
+    }
+
+    fn adjoint(&self, y: &Tensor) -> Result<Tensor> {
+        (**self).adjoint(y)
+    }
+
+    fn pseudo_inverse(&self, y: &Tensor) -> Result<Tensor> {
+        (**self).pseudo_inverse(y)
+    }
+
+    fn weigh(&self, y: &Tensor, spread: f64, noise: f64) -> Result<Tensor> {
+        (**self).weigh(y, spread, noise)
+    }
+}
+
 /// Known elements: inpainting. `A x` has zeros where nothing is known.
 #[derive(Debug, Clone)]
 pub struct Masked {
@@ -212,7 +230,12 @@ fn gains(n: usize, deviation: f64) -> Vec<f64> {
 
 /// Each picture's sum of squares, (B, 1, 1, 1).
 pub(super) fn square_norm(y: &Tensor) -> Result<Tensor> {
-    Ok(y.sqr()?.sum_keepdim(D::Minus1)?.sum_keepdim(2)?.sum_keepdim(1)?)
+    dot(y, y)
+}
+
+/// Each picture's inner product, (B, 1, 1, 1).
+pub(super) fn dot(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok((a * b)?.sum_keepdim(D::Minus1)?.sum_keepdim(2)?.sum_keepdim(1)?)
 }
 
 #[cfg(test)]
@@ -229,7 +252,7 @@ mod tests {
             .unwrap()
     }
 
-    fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    fn product(a: &Tensor, b: &Tensor) -> f64 {
         (a * b).unwrap().sum_all().unwrap().to_scalar().unwrap()
     }
 
@@ -254,7 +277,7 @@ mod tests {
             let x = numbers(3, (2, 3, 6, 8));
             let forward = a.apply(&x).unwrap();
             let y = numbers(4, forward.dims4().unwrap());
-            let (left, right) = (dot(&forward, &y), dot(&x, &a.adjoint(&y).unwrap()));
+            let (left, right) = (product(&forward, &y), product(&x, &a.adjoint(&y).unwrap()));
             assert!((left - right).abs() < 1e-10 * left.abs().max(1.0), "{name}: {left} {right}");
         }
     }
@@ -269,7 +292,7 @@ mod tests {
             assert!(apart(&a.apply(&back).unwrap(), &y) < 1e-9, "{name}");
             assert!(apart(&a.pseudo_inverse(&a.apply(&back).unwrap()).unwrap(), &back) < 1e-9, "{name}");
             let project = |x: &Tensor| a.pseudo_inverse(&a.apply(x).unwrap()).unwrap();
-            assert!((dot(&project(&x), &z) - dot(&x, &project(&z))).abs() < 1e-8, "{name}");
+            assert!((product(&project(&x), &z) - product(&x, &project(&z))).abs() < 1e-8, "{name}");
         }
     }
 

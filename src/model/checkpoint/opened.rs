@@ -10,6 +10,9 @@ use candle_core::Device;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A judge in a model folder (see [`crate::train::judge`]).
+const JUDGE: &str = "judge.safetensors";
+
 /// A model before any network is built.
 pub struct Opened {
     path: PathBuf,
@@ -38,6 +41,11 @@ impl Opened {
     /// What it can be drawn with besides.
     pub fn adapters(&self) -> Adapters {
         Adapters::new(self.catalogue.clone(), self.layout.clone())
+    }
+
+    /// The file of a judge of its pictures, where there is one.
+    pub fn judge(&self) -> Option<PathBuf> {
+        Some(self.path.join(JUDGE)).filter(|file| file.is_file())
     }
 
     /// Where it is.

@@ -67,6 +67,7 @@ pub(super) fn limner(request: &GenerateRequest, uploads: &[String]) -> String {
         "image" => "--init-image PICTURE".to_owned(),
         "mask" => "--mask MASK".to_owned(),
         "ip_adapter_image" => "--ip-adapter-image PICTURE".to_owned(),
+        "energy_image" => "--energy-image PICTURE".to_owned(),
         _ => "--control-image PICTURE".to_owned(),
     }));
     words.join(" ")

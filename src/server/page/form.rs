@@ -10,7 +10,7 @@ use crate::error::FieldError;
 use crate::jobs::Id;
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
-use crate::request::{Facts, GenerateRequest, Inpainting, MAX_COUNT};
+use crate::request::{EnergySetting, Facts, GenerateRequest, Inpainting, MAX_COUNT, Restore};
 use askama::Template;
 
 /// Prompts to begin with: what the bundled model draws well.
@@ -30,10 +30,19 @@ const SETTINGS: [&str; 11] = [
     "decoder",
 ];
 /// Fields that lie under "Start from a picture".
-const PICTURE: [&str; 8] =
-    ["image", "mask", "strength", "mask_feather", "only_masked", "only_masked_padding", "extend", "inpainting"];
+const PICTURE: [&str; 9] = [
+    "image",
+    "mask",
+    "strength",
+    "mask_feather",
+    "only_masked",
+    "only_masked_padding",
+    "extend",
+    "inpainting",
+    "restore",
+];
 /// Fields that lie under "Advanced: control".
-const CONTROL: [&str; 7] = [
+const CONTROL: [&str; 9] = [
     "control",
     "control_preprocessor",
     "control_image",
@@ -41,6 +50,8 @@ const CONTROL: [&str; 7] = [
     "control_image_3",
     "ip_adapter",
     "ip_adapter_image",
+    "energy",
+    "energy_image",
 ];
 /// Shapes to choose from: a name, and width to height.
 const SHAPES: [(&str, f64); 5] =
@@ -98,8 +109,17 @@ impl Make<'_> {
         settings::apart(self.own("sampler"))
     }
 
-    fn rules(&self) -> [String; 5] {
+    fn rules(&self) -> [String; 6] {
         Inpainting::ALL.map(|rule| rule.to_string())
+    }
+
+    fn restorations(&self) -> [String; 3] {
+        Restore::ALL.map(|restore| restore.to_string())
+    }
+
+    fn energies(&self) -> impl Iterator<Item = String> {
+        let possible = |energy: &EnergySetting| self.facts().judge || !matches!(energy, EnergySetting::Judge { .. });
+        EnergySetting::ALL.into_iter().filter(possible).map(String::from)
     }
 
     fn schedules(&self) -> Vec<&'static str> {
@@ -185,7 +205,7 @@ impl Make<'_> {
     /// Whether there is something to see under "Advanced: control".
     fn control_open(&self) -> bool {
         let wrong = CONTROL.iter().any(|field| self.error(field).is_some());
-        let chosen = !self.typed("control").is_empty() || !self.typed("ip_adapter").is_empty();
+        let chosen = ["control", "ip_adapter", "energy"].iter().any(|field| !self.typed(field).is_empty());
         wrong || chosen || self.files_are_lost(&CONTROL)
     }
 

@@ -6,9 +6,11 @@
 
 mod augment;
 mod file;
+mod recognised;
 mod towers;
 mod training;
 
+pub use recognised::Recognised;
 pub use training::{Settings, train};
 
 use super::data::captions;

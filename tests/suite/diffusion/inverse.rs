@@ -6,7 +6,7 @@ use super::{assert_close, values};
 use candle_core::{Device, Tensor};
 use limner::Result;
 use limner::diffusion::denoiser::{Denoiser, Estimate};
-use limner::diffusion::inverse::{Grey, LinearOperator, Masked, Measured, Rule, Shrink};
+use limner::diffusion::inverse::{Energy, Grey, LinearOperator, Masked, Measured, Rule, Shrink, Steered, Towards};
 use limner::diffusion::sampler::{Sampler, Variance};
 use limner::diffusion::schedule::{Betas, NoiseSchedule, Spacing};
 
@@ -33,10 +33,13 @@ fn on_isotropic_gaussians_the_rule_is_exact() {
             values(&(&denoised + (operator.adjoint(&residual).unwrap() * gain).unwrap()).unwrap())
         };
         let y = picture(&[0.4, -1.0, 2.0, 0.0], (1, 1, 2, 2));
-        let found = Measured::new(prior(), Grey::new(3), y.clone(), noise, rule.clone()).denoise(&x, sigma).unwrap();
+        let found = Towards::one(prior(), Measured::new(Grey::new(3), y.clone(), noise, rule.clone()))
+            .denoise(&x, sigma)
+            .unwrap();
         assert_close(&values(&found), &exact(&Grey::new(3), &y, 1.0), 1e-12);
         let y = picture(&[0.4, -1.0, 2.0], (1, 3, 1, 1));
-        let found = Measured::new(prior(), Shrink::new(2), y.clone(), noise, rule).denoise(&x, sigma).unwrap();
+        let found =
+            Towards::one(prior(), Measured::new(Shrink::new(2), y.clone(), noise, rule)).denoise(&x, sigma).unwrap();
         assert_close(&values(&found), &exact(&Shrink::new(2), &y, 0.25), 1e-12);
     }
 }
@@ -48,7 +51,7 @@ fn an_exact_measurement_is_reproduced() {
     let (x, y) = (picture(&[3.0, -2.0, 0.5, 1.0], (1, 1, 2, 2)), picture(&[1.5, 0.0, -0.5, 0.0], (1, 1, 2, 2)));
     let prior = Gaussian { mean: 0.3, variance: 1.0 };
     let plain = values(&prior.denoise(&x, 2.0).unwrap());
-    let found = Measured::new(prior, Masked::new(&mask).unwrap(), y, 0.0, UNIT).denoise(&x, 2.0).unwrap();
+    let found = Towards::one(prior, Measured::new(Masked::new(&mask).unwrap(), y, 0.0, UNIT)).denoise(&x, 2.0).unwrap();
     assert_close(&values(&found), &[1.5, plain[1], -0.5, plain[3]], 1e-12);
 }
 
@@ -82,15 +85,15 @@ impl LinearOperator for FirstExactly {
 }
 
 /// With the variances of the reverse steps that are the model's own.
-struct WithVariance<'a, A>(Measured<&'a Correlated, A>, &'a Correlated);
+struct WithVariance<'a>(Towards<'a, &'a Correlated>, &'a Correlated);
 
-impl<A: LinearOperator> Denoiser for WithVariance<'_, A> {
+impl Denoiser for WithVariance<'_> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         self.0.denoise(x, sigma)
     }
 
     fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
-        Ok(Estimate { denoised: self.denoise(x, sigma)?, variance: self.1.estimate(x, sigma)?.variance })
+        Ok(Estimate { denoised: self.denoise(x, sigma)?, ..self.1.estimate(x, sigma)? })
     }
 }
 
@@ -109,7 +112,8 @@ fn second_pixel<A: LinearOperator>(operator: A, steps: usize) -> [f64; 2] {
     let mut measured = vec![[0.0; 2]; entries];
     measured[0] = [1.5, 0.0];
     let model = Correlated { sigmas: sigmas.clone() };
-    let guided = WithVariance(Measured::new(&model, operator, pixels(&measured), 0.0, UNIT), &model);
+    let measured = Measured::new(operator, pixels(&measured), 0.0, UNIT);
+    let guided = WithVariance(Towards::one(&model, measured), &model);
     let mut draws = Rows::new((1..steps).map(|i| rows(1 + 2 * i).concat()).collect());
     let sampler = Sampler::Ddpm { variance: Variance::LearnedRange };
     let end = sampler.run(&guided, pixels(&rows(1)), &sigmas, &mut draws, &mut |_| Ok(())).unwrap();
@@ -134,13 +138,8 @@ fn posterior_sampling_takes_the_papers_step() {
     let x = picture(&[0.9], (1, 1, 1, 1));
     let prior = || Gaussian { mean: 0.1, variance: 0.5 };
     let rule = Rule::Posterior { scale: zeta, ladder: ladder.to_vec() };
-    let guided = Measured::new(
-        prior(),
-        Masked::new(&picture(&[0.0], (1, 1, 1, 1))).unwrap(),
-        picture(&[y], (1, 1, 1, 1)),
-        0.0,
-        rule,
-    );
+    let operator = Masked::new(&picture(&[0.0], (1, 1, 1, 1))).unwrap();
+    let guided = Towards::one(prior(), Measured::new(operator, picture(&[y], (1, 1, 1, 1)), 0.0, rule));
     let step = |denoiser: &dyn Denoiser| {
         let draws = || Rows::new(vec![vec![0.4]; 2]);
         let mut first = None;
@@ -161,4 +160,44 @@ fn posterior_sampling_takes_the_papers_step() {
     let expected = zeta * (0.5 / 4.5) / a;
     assert_close(&[shift], &[expected], 1e-12);
     assert!(guided.denoise(&x, 1.0).is_err());
+}
+
+/// A view that is a multiple of the identity, c x: what is measured through it of data N(0, 1) is measured by the operator
+/// c A, for which the rule is exact. Here A sees everything, so that `y / c` has the error `noise / c`.
+#[test]
+fn through_a_linear_view_the_rule_is_that_of_both_together() {
+    let (c, sigma, noise) = (3.0, 1.2, 0.4);
+    let (x, y) = (picture(&[0.4, -1.0, 2.0, 0.3], (1, 1, 2, 2)), picture(&[1.0, 2.0, -1.5, 0.0], (1, 1, 2, 2)));
+    let all = || Masked::new(&picture(&[0.0; 4], (1, 1, 2, 2))).unwrap();
+    let prior = || Gaussian { mean: 0.0, variance: 1.0 };
+    let view = |z: &Tensor| -> Result<Tensor> { Ok((z * c)?) };
+    let seen = Measured::new(all(), y.clone(), noise, UNIT).through(&view);
+    let found = Towards::one(prior(), seen).denoise(&x, sigma).unwrap();
+    let plain = Measured::new(all(), (y / c).unwrap(), noise / c, UNIT);
+    let expected = Towards::one(prior(), plain).denoise(&x, sigma).unwrap();
+    assert_close(&values(&found), &values(&expected), 1e-9);
+}
+
+/// What is seen twice as bright is wanted black.
+struct Dark;
+
+impl Energy for Dark {
+    fn energy(&self, pictures: &Tensor) -> Result<Tensor> {
+        Ok((pictures.sqr()?.flatten_from(1)?.sum(1)? * 0.5)?)
+    }
+}
+
+/// `w = exp(-k |2 D|^2 / 2)`, with D = x / (1 + s^2): `D' = D - s^2 k 4 D / (1 + s^2)`. Two pulls add up.
+#[test]
+fn an_energy_moves_by_its_gradient_and_pulls_add_up() {
+    let (x, sigma, scale) = (picture(&[0.4, -1.0, 2.0, 0.3], (1, 1, 2, 2)), 1.5, 0.1);
+    let prior = || Gaussian { mean: 0.0, variance: 1.0 };
+    let view = |z: &Tensor| -> Result<Tensor> { Ok((z * 2.0)?) };
+    let plain = prior().denoise(&x, sigma).unwrap();
+    let steered = || Steered::new(Dark, scale, Some(&view));
+    let share = sigma * sigma * scale * 4.0 / (1.0 + sigma * sigma);
+    let found = Towards::one(prior(), steered()).denoise(&x, sigma).unwrap();
+    assert_close(&values(&found), &values(&(&plain * (1.0 - share)).unwrap()), 1e-12);
+    let twice = Towards::new(prior(), vec![Box::new(steered()), Box::new(steered())]).denoise(&x, sigma).unwrap();
+    assert_close(&values(&twice), &values(&(&plain * (1.0 - 2.0 * share)).unwrap()), 1e-12);
 }

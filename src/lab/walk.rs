@@ -18,6 +18,9 @@ pub const MOST_POINTS: usize = 500;
 /// and evaluations, each of all points.
 pub const MOST_EVALUATIONS: usize = 5_000;
 
+/// What is told of a walk: so many states on the way at most, evenly taken from all of them.
+pub const MOST_STATES: usize = 400;
+
 /// What to walk, with what, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Experiment {
@@ -103,7 +106,7 @@ impl Experiment {
         (0..self.steps).map(rung).chain([0.0]).collect()
     }
 
-    /// Walks, and records every evaluation; of an adaptive sampler, which goes point by point, only starts and ends.
+    /// Walks, and records every evaluation, or as many as are told; of an adaptive sampler, which goes point by point, only starts and ends.
     pub fn walk(&self) -> Result<Walked> {
         self.check()?;
         let (ladder, dimensions) = (self.ladder(), self.mixture.dimensions);
@@ -125,7 +128,8 @@ impl Experiment {
         })?;
         let seen = if adaptive { vec![(ladder[0], start)] } else { recorder.seen.into_inner() };
         let (mut sigmas, mut states) = (Vec::new(), Vec::new());
-        for (sigma, x) in seen.into_iter().chain([(0.0, end)]) {
+        let every = seen.len().div_ceil(MOST_STATES).max(1);
+        for (sigma, x) in seen.into_iter().step_by(every).chain([(0.0, end)]) {
             sigmas.push(sigma);
             states.push(points(&x)?);
         }
@@ -181,6 +185,13 @@ mod tests {
         assert_eq!(many.sigmas, few.sigmas);
         let ends = |walked: &Walked| walked.states.last().unwrap()[..3].to_vec();
         assert_eq!(ends(&many), ends(&few));
+    }
+
+    #[test]
+    fn a_long_walk_is_told_in_short() {
+        let walked = Experiment { points: 2, ..experiment("pc(corrector_steps=40)", "two") }.walk().unwrap();
+        assert!(walked.evaluations > 2000 && walked.states.len() <= MOST_STATES + 1, "{}", walked.states.len());
+        assert_eq!((walked.sigmas.len(), walked.sigmas.last()), (walked.states.len(), Some(&0.0)));
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl Make<'_> {
     /// Whether there is something to see under "Start from a picture".
     fn picture_open(&self) -> bool {
         let wrong = PICTURE.iter().any(|field| self.error(field).is_some());
-        wrong || self.start.is_some() || self.files_are_lost(&PICTURE)
+        wrong || self.start.is_some() || !self.typed("restore").is_empty() || self.files_are_lost(&PICTURE)
     }
 
     /// Whether there is something to see under "Advanced: control".

@@ -116,9 +116,9 @@ async fn what_has_no_steps_says_so() {
     let routes = routes();
     let code = async |address: &str| {
         let (status, problem) = of(&routes, get(address)).await;
-        (status.as_u16(), problem["code"].as_str().unwrap_or_default().to_owned())
+        (status.as_u16(), problem["type"].as_str().unwrap_or_default().to_owned())
     };
-    let missing = (404, "not_found".to_owned());
+    let missing = (404, "urn:limner:not_found".to_owned());
     for address in ["/api/v1/images/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/steps", "/api/v1/images/x/steps.svg"] {
         assert_eq!(code(address).await, missing);
     }
@@ -128,8 +128,8 @@ async fn what_has_no_steps_says_so() {
     let image = &job["images"][0];
     assert!(image["steps"].is_null() && image["id"].is_string(), "{job}");
     let address = format!("/api/v1/images/{}/steps", image["id"].as_str().unwrap());
-    assert_eq!(code(&address).await, (404, "no_steps".to_owned()));
-    assert_eq!(code(&format!("{address}.svg")).await, (404, "no_steps".to_owned()));
+    assert_eq!(code(&address).await, (404, "urn:limner:no_steps".to_owned()));
+    assert_eq!(code(&format!("{address}.svg")).await, (404, "urn:limner:no_steps".to_owned()));
     // They go and come with their picture.
     let job = finished(&routes, &asked(&json!({}))).await;
     let address = format!("/api/v1/images/{}", job["images"][0]["id"].as_str().unwrap());
@@ -160,6 +160,6 @@ fn steps_under_a_measurement_know_of_guidance_too() {
         draw(&GenerateRequest { image, mask, ..picture }).remove(0).steps
     };
     for rule in ["blend", "pseudo_inverse", "posterior"] {
-        assert!(measured(rule).iter().all(|step| step.guidance_angle.is_some()), "{rule}");
+        assert!(measured(rule).iter().all(|step| step.guidance_norm.is_some()), "{rule}");
     }
 }

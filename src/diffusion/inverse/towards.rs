@@ -43,8 +43,10 @@ impl<D: Denoiser> Denoiser for Towards<'_, D> {
 
     fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
         let at = Linearised::at(&self.inner, x, sigma)?;
-        let moved = |d: Tensor, pull: &Box<dyn Pull + '_>| -> Result<Tensor> { Ok((d + pull.pull(&at, sigma)?)?) };
-        let denoised = self.pulls.iter().try_fold(at.denoised(), moved)?;
-        Ok(Estimate { denoised, variance: None, squared_error: None, guidance: at.guidance() })
+        let denoised = self
+            .pulls
+            .iter()
+            .try_fold(at.denoised(), |d, pull| -> Result<Tensor> { Ok((d + pull.pull(&at, sigma)?)?) });
+        Ok(Estimate { denoised: denoised?, variance: None, squared_error: None, guidance: at.guidance() })
     }
 }

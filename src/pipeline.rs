@@ -35,6 +35,7 @@ pub use room::Room;
 pub use text::{TokenCount, count_tokens};
 
 use crate::Result;
+use crate::diffusion::diagnostics::{Recorder, StepFigures};
 use crate::diffusion::flow::Effort;
 use crate::diffusion::inverse::View;
 use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
@@ -107,6 +108,15 @@ pub struct Picture {
     pub more_frames: Vec<RgbImage>,
     /// The noise that it shows, where it is a picture of noise.
     pub noise: Option<Encoded>,
+    /// What each of its steps did, where a sampler drew it. Not in the file.
+    pub steps: Vec<StepFigures>,
+}
+
+/// What a sampler drew.
+struct Sampled {
+    pixels: RgbImage,
+    effort: Option<Effort>,
+    steps: Vec<StepFigures>,
 }
 
 /// How long each frame of an animation is shown, in milliseconds.
@@ -114,7 +124,7 @@ const FRAME_TIME: u16 = 120;
 
 impl Picture {
     fn still(pixels: RgbImage, receipt: Receipt) -> Self {
-        Self { pixels, receipt, more_frames: Vec::new(), noise: None }
+        Self { pixels, receipt, more_frames: Vec::new(), noise: None, steps: Vec::new() }
     }
 
     /// The PNG file, with its parameters as other programs read them and as our own JSON.
@@ -223,9 +233,10 @@ impl Pipeline {
         let told = Told::new(&model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
         let (told, aims) = (told.with(guides.clone()), Aims::new(self, plan)?);
         let draw = |k| {
-            let (pixels, effort) = self.draw((plan, k, sigmas), (&text, &told, &aims), known.as_ref(), on_step)?;
+            let Sampled { pixels, effort, steps } =
+                self.draw((plan, k, sigmas), (&text, &told, &aims), known.as_ref(), on_step)?;
             let receipt = Receipt::new(plan, plan.seed_of(k), &model, &added, &guides);
-            Ok(Picture::still(pixels, Receipt { effort, ..receipt }))
+            Ok(Picture { steps, ..Picture::still(pixels, Receipt { effort, ..receipt }) })
         };
         (0..plan.count).map(draw).collect()
     }
@@ -245,7 +256,7 @@ impl Pipeline {
         (text, told, aims): (&Text<'_>, &Told<'_>, &Aims),
         known: Option<&Known<'_>>,
         on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
-    ) -> Result<(RgbImage, Option<Effort>)> {
+    ) -> Result<Sampled> {
         let mut noise = SeededNoise::new(plan.noise, &[plan.seed_of(k)]);
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
         let x = start(known, &fresh, sigmas, plan.noise)?;
@@ -254,24 +265,29 @@ impl Pipeline {
         let decoded = |latents: &Tensor| self.model.decode(latents, plan.decoder);
         let view: Option<View<'_>> = if self.model.codec.is_pixels() { None } else { Some(&decoded) };
         let denoiser = self.held(drawn, aims.pulls(view, sigmas), known, &fresh, (plan, k, sigmas))?;
+        let recorder = Recorder::new(&*denoiser, sigmas);
         let mut effort = None;
         let mut on_step = |step: Step<'_>| {
             effort = step.effort;
+            let is_pixels = self.model.codec.is_pixels();
+            recorder.note(&step, is_pixels.then(|| image::clipped(step.denoised)).transpose()?)?;
             let estimate = Some(Estimate { model: &self.model, latents: step.denoised, canvas });
             let (picture, pictures, done, steps) = (k, plan.count, step.index + 1, step.total);
             on_step(&Progress { picture, pictures, step: done, steps, sigma: step.sigma, estimate })
         };
         let latents = match plan.inpainting {
             Inpainting::Repaint(resampling) => {
-                resampling.run(&plan.sampler, &*denoiser, x, sigmas, &mut noise, &mut on_step)?
+                resampling.run(&plan.sampler, &recorder, x, sigmas, &mut noise, &mut on_step)?
             }
-            _ => plan.sampler.run(&*denoiser, x, sigmas, &mut noise, &mut on_step)?,
+            _ => plan.sampler.run(&recorder, x, sigmas, &mut noise, &mut on_step)?,
         };
-        let pixels = image::from_tensor(&self.model.decode(&latents, plan.decoder)?)?;
-        match canvas {
-            None => Ok((pixels, effort)),
-            Some(canvas) => Ok((canvas.finish(pixels)?, effort)),
-        }
+        let decoded = self.model.decode(&latents, plan.decoder)?;
+        let (drawn, steps) = (image::from_tensor(&decoded)?, recorder.finish(image::clipped(&decoded)?));
+        let pixels = match canvas {
+            None => drawn,
+            Some(canvas) => canvas.finish(drawn)?,
+        };
+        Ok(Sampled { pixels, effort, steps })
     }
 
     fn beside(&self) -> Beside {

@@ -122,6 +122,9 @@ pub(super) struct Args {
     /// That picture
     #[arg(long, value_name = "FILE")]
     ip_adapter_image: Option<PathBuf>,
+    /// Where it is written what each step did, as JSON; numbered as the pictures are
+    #[arg(long, value_name = "FILE")]
+    diagnostics: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     /// Print what was drawn as JSON
@@ -133,6 +136,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let began = Instant::now();
     let request = request(args)?;
     check_output(&args.output)?;
+    args.diagnostics.as_deref().map_or(Ok(()), |path| check_file("diagnostics", path))?;
     let mut pipeline = args.model.load()?;
     let loras = args.lora.iter().map(|lora| named(&mut pipeline, lora)).collect::<Result<Vec<_>>>()?;
     let request = GenerateRequest { loras: joined(request.loras.as_deref(), loras), ..request };
@@ -140,6 +144,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let loaded = began.elapsed();
     let pictures = watched(&pipeline, &plan)?.pictures;
     let files = save(&pictures, &args.output)?;
+    if let Some(path) = &args.diagnostics {
+        let json =
+            |picture: &Picture| Ok(format!("{:#}\n", serde_json::json!({ "steps": picture.steps })).into_bytes());
+        write_all(&pictures, path, json)?;
+    }
     let notices = pipeline.notices(&plan)?;
     match args.json {
         true => print_json(&pictures, &files, &notices, loaded, began.elapsed()),
@@ -238,10 +247,14 @@ pub(super) fn read_file(flag: &str, path: &Path) -> Result<Vec<u8>> {
 
 /// Better to hear of a missing folder before the picture is drawn than after.
 pub(super) fn check_output(output: &Path) -> Result<()> {
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let wrong = |message: String| Err(Error::invalid(FieldError::new("output", "unwritable", message)));
-    if output.is_dir() || output.file_name().is_none() {
-        return wrong(format!("{} is a folder; name a file", output.display()));
+    check_file("output", output)
+}
+
+fn check_file(flag: &str, file: &Path) -> Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wrong = |message: String| Err(Error::invalid(FieldError::new(flag, "unwritable", message)));
+    if file.is_dir() || file.file_name().is_none() {
+        return wrong(format!("{} is a folder; name a file", file.display()));
     }
     if folder.is_dir() { Ok(()) } else { wrong(format!("there is no folder {}", folder.display())) }
 }
@@ -273,9 +286,14 @@ fn progress_bar(plan: &Plan) -> ProgressBar {
 }
 
 pub(super) fn save(pictures: &[Picture], output: &Path) -> Result<Vec<PathBuf>> {
+    write_all(pictures, output, Picture::to_png)
+}
+
+/// A file for each picture: `output` itself where there is one, else numbered.
+fn write_all(pictures: &[Picture], output: &Path, bytes: impl Fn(&Picture) -> Result<Vec<u8>>) -> Result<Vec<PathBuf>> {
     let one = |(k, picture): (usize, &Picture)| {
         let path = if pictures.len() == 1 { output.to_owned() } else { numbered(output, k + 1) };
-        image::write_file(&path, &picture.to_png()?)?;
+        image::write_file(&path, &bytes(picture)?)?;
         Ok(path)
     };
     pictures.iter().enumerate().map(one).collect()

@@ -17,7 +17,7 @@ pub trait Denoiser {
 
     /// [`Self::denoise`], and with it how much of the reverse step's variance to use where a model has learned that.
     fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
-        Ok(Estimate { denoised: self.denoise(x, sigma)?, variance: None, squared_error: None })
+        Ok(Estimate { denoised: self.denoise(x, sigma)?, variance: None, squared_error: None, guidance: None })
     }
 }
 
@@ -31,6 +31,19 @@ pub struct Estimate {
     pub variance: Option<Tensor>,
     /// The mean of `|x0 - D|^2` per element, where it was measured for the model.
     pub squared_error: Option<f64>,
+    /// What guidance made `denoised` of, where it asked for both.
+    pub guidance: Option<Contrast>,
+}
+
+/// Two estimates at one point, (B, C, H, W) all three: what guidance starts from.
+#[derive(Debug, Clone)]
+pub struct Contrast {
+    /// Where they were made.
+    pub x: Tensor,
+    /// D_u, for the negative prompt or none.
+    pub unconditional: Tensor,
+    /// D_c, for the prompt, or composed of several.
+    pub conditional: Tensor,
 }
 
 impl<D: Denoiser + ?Sized> Denoiser for &D {
@@ -184,7 +197,7 @@ impl<N: Network> Denoiser for Preconditioned<N> {
         let (output, variance) = self.predict(x, &vec![sigma; x.dim(0)?])?;
         let Scalings { skip, out, .. } = self.prediction.scalings(sigma);
         let squared_error = self.errors.as_ref().map(|errors| errors.at(sigma));
-        Ok(Estimate { denoised: ((x * skip)? + (output * out)?)?, variance, squared_error })
+        Ok(Estimate { denoised: ((x * skip)? + (output * out)?)?, variance, squared_error, guidance: None })
     }
 }
 

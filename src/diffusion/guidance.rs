@@ -1,7 +1,7 @@
 //! Classifier-free guidance and its relatives, as a denoiser around denoisers.
 
 use crate::Result;
-use crate::diffusion::denoiser::{Denoiser, Estimate};
+use crate::diffusion::denoiser::{Contrast, Denoiser, Estimate};
 use candle_core::{DType, Device, Tensor};
 
 /// How strongly, and where, to steer by the prompt.
@@ -93,7 +93,8 @@ impl<C: Denoiser, P: Denoiser> Guided<C, P> {
         let scale = if self.guidance.active(sigma) { self.guidance.scale } else { 1.0 };
         let denoised = Guidance { scale, ..self.guidance }.combine(&unconditional, &conditional)?;
         let variance = both.variance.as_ref().map(second).transpose()?;
-        Ok(Estimate { denoised, variance, squared_error: both.squared_error })
+        let guidance = Some(Contrast { x: x.clone(), unconditional, conditional });
+        Ok(Estimate { denoised, variance, squared_error: both.squared_error, guidance })
     }
 
     /// D_c of all prompts, given D_u and that of the first.

@@ -1,7 +1,7 @@
 //! Products with a denoiser's Jacobian: what likelihoods, and guidance by measurements, need of a network's gradients.
 
 use crate::Result;
-use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::denoiser::{Contrast, Denoiser, Estimate};
 use candle_core::{DType, Device, Tensor, Var};
 
 /// A denoiser's answer at one point, and the road back from it.
@@ -16,6 +16,7 @@ use candle_core::{DType, Device, Tensor, Var};
 pub struct Linearised {
     x: Var,
     denoised: Tensor,
+    guidance: Option<Contrast>,
 }
 
 /// The gradient by `x` of the sum of `of`; zeros where that does not depend on it.
@@ -30,13 +31,22 @@ impl Linearised {
     /// Asks `denoiser` at `x`, (B, C, H, W), and noise level `sigma`.
     pub fn at(denoiser: &dyn Denoiser, x: &Tensor, sigma: f64) -> Result<Self> {
         let x = Var::from_tensor(&x.detach())?;
-        let denoised = denoiser.denoise(x.as_tensor(), sigma)?;
-        Ok(Self { x, denoised })
+        let Estimate { denoised, guidance, .. } = denoiser.estimate(x.as_tensor(), sigma)?;
+        Ok(Self { x, denoised, guidance })
     }
 
     /// `D(x, sigma)`, (B, C, H, W), without the road back.
     pub fn denoised(&self) -> Tensor {
         self.denoised.detach()
+    }
+
+    /// What guidance made that of, where there is any, without the road back.
+    pub(super) fn guidance(&self) -> Option<Contrast> {
+        self.guidance.as_ref().map(|Contrast { x, unconditional, conditional }| Contrast {
+            x: x.detach(),
+            unconditional: unconditional.detach(),
+            conditional: conditional.detach(),
+        })
     }
 
     /// `J^T v` with `J = dD/dx`, for each picture of the batch: the gradient of `D . v`. All are (B, C, H, W). A

@@ -9,12 +9,14 @@
 //! * [`jacobian`]: products with a denoiser's gradients; [`elbo`] and [`likelihood`]: what a picture costs in bits.
 //! * [`errors`]: how much a model errs at each noise level.
 //! * [`flow`]: pictures to their noise and back; [`interpolate`]: between two noises; [`rank`]: which denoiser fits.
+//! * [`diagnostics`]: what every step of a walk did, in figures.
 //! * [`sampler`]: from noise to a picture, one algorithm per file.
 //!
 //! State is `x = x0 + sigma * noise` throughout (Karras et al., arXiv:2206.00364), so that a step is a short closed
 //! form of the clean estimate `D(x, sigma)`.
 
 pub mod denoiser;
+pub mod diagnostics;
 pub mod elbo;
 pub mod errors;
 pub mod flow;

@@ -25,6 +25,6 @@ pub use grid::grid;
 pub use label::labelled_grid;
 pub use mask::{Greys, Mask};
 pub use read::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, fit, read, resize, thumbnail};
-pub use tensor::{batch_from_tensor, from_tensor, to_tensor};
+pub use tensor::{batch_from_tensor, clipped, from_tensor, to_tensor};
 pub(crate) use write::sync_folder_of;
 pub use write::{Format, Text, encode, encode_apng, encode_png, read_png_text, write_file};

@@ -27,6 +27,13 @@ pub fn from_tensor(x: &Tensor) -> Result<RgbImage> {
         .ok_or_else(|| Error::NonFinite(format!("a decoded picture has shape {:?}", x.dims())))
 }
 
+/// The share of the numbers of pictures about [-1, 1] that lie outside, and are clipped by [`from_tensor`].
+pub fn clipped(x: &Tensor) -> Result<f64> {
+    let values = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let outside = values.iter().filter(|v| v.abs() > 1.0).count();
+    Ok(outside as f64 / values.len().max(1) as f64)
+}
+
 /// (B, 3, H, W) to B pictures, as [`from_tensor`].
 pub fn batch_from_tensor(x: &Tensor) -> Result<Vec<RgbImage>> {
     (0..x.dim(0)?).map(|i| from_tensor(&x.narrow(0, i, 1)?)).collect()
@@ -55,5 +62,6 @@ mod tests {
     fn values_outside_are_clipped() {
         let x = Tensor::new(&[-7f32, 0.0, 7.0], &Device::Cpu).unwrap().reshape((1, 3, 1, 1)).unwrap();
         assert_eq!(from_tensor(&x).unwrap().into_raw(), [0, 128, 255]);
+        assert_eq!(clipped(&x).unwrap(), 2.0 / 3.0);
     }
 }

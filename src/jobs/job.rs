@@ -73,6 +73,8 @@ pub struct Image {
     pub starred: bool,
     /// When it was deleted; its file stays for a while, so that this can be undone.
     pub deleted_at: Option<i64>,
+    /// Whether it is known what each of its steps did.
+    pub has_steps: bool,
 }
 
 /// A job as it was stored. Times are milliseconds since 1970.

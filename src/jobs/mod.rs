@@ -17,6 +17,7 @@ pub use job::{Failure, Image, Job, State};
 pub use store::Query;
 pub use worker::{Draw, Drawn, Lend, Worker};
 
+use crate::diffusion::diagnostics::StepFigures;
 use crate::error::FieldError;
 use crate::request::{GenerateRequest, Plan};
 use crate::{Error, Result};
@@ -259,6 +260,11 @@ impl Jobs {
     /// A picture's description.
     pub fn image(&self, id: &Id) -> Result<Option<Image>> {
         Ok(self.shared.store.image(id)?.filter(|image| image.deleted_at.is_none()))
+    }
+
+    /// What each step of a picture did. None where that was not kept.
+    pub fn steps(&self, id: &Id) -> Result<Option<Vec<StepFigures>>> {
+        self.shared.store.steps(id)
     }
 
     /// A picture's PNG file.

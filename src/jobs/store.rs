@@ -13,8 +13,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What makes a database of each version out of the one before, the first of nothing.
-const SCHEMA: [&str; 3] =
-    [include_str!("schema/1-jobs.sql"), include_str!("schema/2-uploads.sql"), include_str!("schema/3-reports.sql")];
+const SCHEMA: [&str; 4] = [
+    include_str!("schema/1-jobs.sql"),
+    include_str!("schema/2-uploads.sql"),
+    include_str!("schema/3-reports.sql"),
+    include_str!("schema/4-steps.sql"),
+];
 /// How often a job may be begun before it is held to be what brings the program down.
 pub(super) const MOST_ATTEMPTS: u32 = 3;
 
@@ -36,7 +40,8 @@ pub(super) struct NewJob<'a> {
 
 /// What a job gave.
 pub(super) struct Made {
-    pub(super) images: Vec<Image>,
+    /// Each with what its steps did, as JSON, where that is known.
+    pub(super) images: Vec<(Image, Option<String>)>,
     /// JSON.
     pub(super) notices: String,
     /// JSON, where it found something out.
@@ -133,7 +138,7 @@ impl Store {
 const SELECT: &str = "SELECT id, state, attempt, request, \
                       (SELECT json_group_array(field) FROM uploads WHERE job = jobs.id), created_at, started_at, ended_at, \
                       notices, error_code, error_text, report FROM jobs";
-const SELECT_IMAGE: &str = "SELECT id, job, width, height, receipt, starred, deleted_at FROM images";
+const SELECT_IMAGE: &str = "SELECT id, job, width, height, receipt, starred, deleted_at, steps IS NOT NULL FROM images";
 
 fn read_job(row: &Row<'_>) -> rusqlite::Result<Job> {
     let failure = |code: String, message: Option<String>| Failure { code, message: message.unwrap_or_default() };
@@ -173,6 +178,7 @@ fn read_image(row: &Row<'_>) -> rusqlite::Result<Image> {
         receipt: text(row, 4, |json| serde_json::from_str(json).ok())?,
         starred: row.get(5)?,
         deleted_at: row.get(6)?,
+        has_steps: row.get(7)?,
     })
 }
 
@@ -206,19 +212,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_of_the_first_version_keeps_its_uploads() {
+    fn a_database_of_the_first_version_keeps_its_uploads_and_pictures() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("limner.db");
-        let [job, image, mask] = [(); 3].map(|()| Id::random().unwrap());
+        let [job, image, mask, picture] = [(); 4].map(|()| Id::random().unwrap());
         let old = Connection::open(&path).unwrap();
         old.execute_batch(SCHEMA[0]).unwrap();
         let sql = "INSERT INTO jobs (id, state, request, image, mask, bytes, created_at)
                    VALUES (?1, 'queued', '{\"prompt\":\"x\"}', ?2, ?3, 7, 1)";
         old.execute(sql, [job.as_str(), image.as_str(), mask.as_str()]).unwrap();
+        let sql = "INSERT INTO images (id, job, place, width, height, receipt) VALUES (?1, ?2, 0, 8, 8, '{}')";
+        old.execute(sql, [picture.as_str(), job.as_str()]).unwrap();
         drop(old);
         let store = Store::open(&path).unwrap();
         assert_eq!(store.uploads_of(&job).unwrap(), [("image".to_owned(), image), ("mask".to_owned(), mask)]);
         assert_eq!(store.get(&job).unwrap().unwrap().uploads, ["image", "mask"]);
+        assert!(!store.image(&picture).unwrap().unwrap().has_steps && store.steps(&picture).unwrap().is_none());
         drop(store);
         assert_eq!(Store::open(&path).unwrap().uploads().unwrap().len(), 2);
     }

@@ -272,14 +272,17 @@ impl Jobs {
         })
     }
 
-    fn store_picture(&self, job: &Id, picture: &Picture) -> Result<Image> {
+    /// The picture, and as JSON what its steps did.
+    fn store_picture(&self, job: &Id, picture: &Picture) -> Result<(Image, Option<String>)> {
         let id = Id::random()?;
         let small = encode_png(&thumbnail(&picture.pixels, THUMBNAIL), &[])?;
         self.shared.folder.write(Kind::Thumbnail, &id, &small)?;
         self.shared.folder.write(Kind::Picture, &id, &picture.to_png()?)?;
         let (width, height) = picture.pixels.dimensions();
         let receipt = serde_json::to_value(&picture.receipt).unwrap_or_default();
-        Ok(Image { id, job: job.clone(), width, height, receipt, starred: false, deleted_at: None })
+        let steps = (!picture.steps.is_empty()).then(|| serde_json::to_string(&picture.steps).ok()).flatten();
+        let (job, has_steps) = (job.clone(), steps.is_some());
+        Ok((Image { id, job, width, height, receipt, starred: false, deleted_at: None, has_steps }, steps))
     }
 }
 

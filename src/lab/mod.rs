@@ -3,7 +3,7 @@
 //! * [`data`]: mixtures of Gaussians, with the density, the score and the clean estimate at every noise level.
 //! * [`walk`]: a sampler's way through them, recorded.
 //! * [`errors`]: how far solvers are from the exact end, for how many evaluations.
-//! * [`plot`]: both as SVG.
+//! * [`plot`]: both as SVG, and what the steps of any finished picture did.
 
 pub mod data;
 pub mod errors;

@@ -1,5 +1,9 @@
 //! What was walked, as SVG. Colours are presentation attributes: the pages' policy allows no inline styles.
 
+mod steps;
+
+pub use steps::steps;
+
 use super::SIGMAS;
 use super::data::Mixture;
 use super::errors::Curve;

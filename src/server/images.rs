@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use utoipa::ToSchema;
 
 /// Pictures never change: their id is theirs alone. Private, since shared caches know nothing of who may see them.
-const FOR_EVER: &str = "private, max-age=31536000, immutable";
+pub(super) const FOR_EVER: &str = "private, max-age=31536000, immutable";
 
 /// A picture: PNG, or JPEG or WebP where those are asked for.
 #[utoipa::path(get, path = "/api/v1/images/{id}", tag = "pictures", params(("id" = String, Path, description = "32 hexadecimal digits"), ("download" = Option<String>, Query, description = "To be saved and not shown")),

@@ -17,6 +17,7 @@ mod page;
 mod pictures;
 mod problem;
 mod pulls;
+mod steps;
 mod view;
 
 pub use listen::serve;

@@ -2,7 +2,7 @@
 
 use super::problem::Document;
 use super::{__path_alive, __path_ready};
-use super::{App, alive, api, events, images, jobs, lab, lists, metrics, models, page, pictures, pulls, ready};
+use super::{App, alive, api, events, images, jobs, lab, lists, metrics, models, page, pictures, pulls, ready, steps};
 use crate::request::{FIELDS, GenerateRequest, Kind};
 use axum::Router;
 use axum::http::header;
@@ -31,6 +31,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(images::show, images::change, images::delete))
         .routes(routes!(images::thumbnail))
         .routes(routes!(images::restore))
+        .routes(routes!(steps::show))
+        .routes(routes!(steps::picture))
         .routes(routes!(pictures::tokens))
         .routes(routes!(pictures::inspect))
         .routes(routes!(pictures::replay))

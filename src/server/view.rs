@@ -80,6 +80,8 @@ pub(super) struct ImageView {
     width: u32,
     height: u32,
     starred: bool,
+    /// Where it is told what each of its steps did; none of pictures that no sampler drew, and of old ones.
+    steps: Option<String>,
     /// Everything it was drawn with; `seed_text` is the seed again, as text.
     #[schema(value_type = Object)]
     receipt: Value,
@@ -124,6 +126,7 @@ pub(super) fn image(image: &Image) -> ImageView {
     ImageView {
         id: image.id.clone(),
         thumbnail: format!("{url}/thumbnail"),
+        steps: image.has_steps.then(|| format!("{url}/steps")),
         url,
         width: image.width,
         height: image.height,

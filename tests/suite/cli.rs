@@ -46,6 +46,22 @@ fn the_same_seed_gives_the_same_bytes_on_one_thread_and_on_two() {
 }
 
 #[test]
+fn diagnostics_are_numbered_as_the_pictures_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let draw = |count, file| {
+        let count = ["--count", count, "--steps", "2", "--seed", "5", "--diagnostics", file];
+        generate(folder.path(), &[&["red apple"], &count[..]].concat())
+    };
+    assert!(draw("2", "d.json").status.success() && draw("1", "alone.json").status.success());
+    let read = |name| serde_json::from_slice::<Value>(&fs::read(folder.path().join(name)).unwrap()).unwrap();
+    assert_eq!(read("alone.json")["steps"].as_array().unwrap().len(), 2);
+    assert_eq!(read("d-1.json"), read("alone.json"));
+    assert_ne!(read("d-2.json"), read("alone.json"));
+    let refused = draw("1", "nowhere/d.json");
+    assert!(refused.status.code() == Some(2) && stderr(&refused).contains("diagnostics"), "{}", stderr(&refused));
+}
+
+#[test]
 fn json_names_files_and_receipts() {
     let folder = tempfile::tempdir().unwrap();
     let output =

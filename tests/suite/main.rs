@@ -28,6 +28,7 @@ mod precision;
 mod prompts;
 mod pulls;
 mod repaint;
+mod steps;
 mod taesd;
 mod tasks;
 mod tiny_model;

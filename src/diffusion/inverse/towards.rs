@@ -1,7 +1,7 @@
 //! A denoiser that is drawn towards something by gradients.
 
 use crate::Result;
-use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::denoiser::{Denoiser, Estimate};
 use crate::diffusion::jacobian::Linearised;
 use candle_core::Tensor;
 
@@ -38,7 +38,15 @@ impl<'a, D: Denoiser> Towards<'a, D> {
 
 impl<D: Denoiser> Denoiser for Towards<'_, D> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        Ok(self.estimate(x, sigma)?.denoised)
+    }
+
+    fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
         let at = Linearised::at(&self.inner, x, sigma)?;
-        self.pulls.iter().try_fold(at.denoised(), |d, pull| Ok((d + pull.pull(&at, sigma)?)?))
+        let denoised = self
+            .pulls
+            .iter()
+            .try_fold(at.denoised(), |d, pull| -> Result<Tensor> { Ok((d + pull.pull(&at, sigma)?)?) });
+        Ok(Estimate { denoised: denoised?, variance: None, squared_error: None, guidance: at.guidance() })
     }
 }

@@ -74,16 +74,18 @@ impl Store {
             if ended == 0 {
                 return Ok(false);
             }
-            for (place, image) in made.images.iter().enumerate() {
+            for (place, (image, steps)) in made.images.iter().enumerate() {
                 tx.execute(
-                    "INSERT INTO images (id, job, place, width, height, receipt) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    "INSERT INTO images (id, job, place, width, height, receipt, steps)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                     params![
                         image.id.as_str(),
                         job.as_str(),
                         place as i64,
                         image.width,
                         image.height,
-                        image.receipt.to_string()
+                        image.receipt.to_string(),
+                        steps
                     ],
                 )?;
             }

@@ -2,9 +2,10 @@
 
 use super::super::Counts;
 use super::{Id, Image, Job, Query, SELECT, SELECT_IMAGE, State, Store};
-use super::{fault, id, now, read_image, read_job, with_images};
+use super::{fault, id, now, read_image, read_job, text, with_images};
 use crate::Result;
-use rusqlite::{OptionalExtension, params};
+use crate::diffusion::diagnostics::StepFigures;
+use rusqlite::{OptionalExtension, Row, params};
 
 impl Store {
     /// How much there is of everything.
@@ -90,6 +91,16 @@ impl Store {
         let connection = self.lock();
         let found = connection.query_row(&format!("{SELECT_IMAGE} WHERE id = ?1"), [image.as_str()], read_image);
         found.optional().map_err(fault)
+    }
+
+    /// What a picture's steps did, where that was kept.
+    pub(in crate::jobs) fn steps(&self, image: &Id) -> Result<Option<Vec<StepFigures>>> {
+        let read = |row: &Row<'_>| match row.get::<_, Option<String>>(0)? {
+            Some(_) => text(row, 0, |json| serde_json::from_str(json).ok()),
+            None => Ok(None),
+        };
+        let found = self.lock().query_row("SELECT steps FROM images WHERE id = ?1", [image.as_str()], read).optional();
+        Ok(found.map_err(fault)?.flatten())
     }
 
     /// Marks a picture, or takes the mark off. False when there is none.

@@ -43,6 +43,8 @@ pub(super) struct Shown {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) starred: bool,
+    /// Whether it is known what each of its steps did.
+    pub(super) has_steps: bool,
     /// What the file is called when it is saved.
     pub(super) file_name: String,
     pub(super) command: String,
@@ -115,6 +117,7 @@ fn shown(job: &Job, image: &Image, origin: &str) -> Shown {
         width: image.width,
         height: image.height,
         starred: image.starred,
+        has_steps: image.has_steps,
         command: commands::limner(&request, &job.uploads),
         curl: commands::curl(&request, origin, &file_name, &job.uploads),
         file_name,

@@ -9,11 +9,11 @@ use limner::diffusion::guidance::{Guidance, Guided};
 use limner::diffusion::sampler::{Churn, Sampler};
 use std::cell::Cell;
 
-const CONDITIONAL: Gaussian = Gaussian { mean: 1.0, variance: 0.25 };
-const UNCONDITIONAL: Gaussian = Gaussian { mean: 0.0, variance: 1.0 };
+pub(super) const CONDITIONAL: Gaussian = Gaussian { mean: 1.0, variance: 0.25 };
+pub(super) const UNCONDITIONAL: Gaussian = Gaussian { mean: 0.0, variance: 1.0 };
 
 /// Unconditional first, conditional second, as a pair network would.
-struct Pair<'a> {
+pub(super) struct Pair<'a> {
     calls: &'a Cell<usize>,
 }
 
@@ -27,7 +27,7 @@ impl Denoiser for Pair<'_> {
     }
 }
 
-fn guided(guidance: Guidance, calls: &Cell<usize>) -> Guided<Gaussian, Pair<'_>> {
+pub(super) fn guided(guidance: Guidance, calls: &Cell<usize>) -> Guided<Gaussian, Pair<'_>> {
     Guided::new(CONDITIONAL, Pair { calls }, guidance)
 }
 

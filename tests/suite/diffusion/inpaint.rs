@@ -44,7 +44,7 @@ impl Denoiser for Correlated {
 
     fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Estimate> {
         let variance = Some(x.affine(0.0, self.fraction(sigma))?);
-        Ok(Estimate { denoised: self.denoise(x, sigma)?, variance, squared_error: None })
+        Ok(Estimate { denoised: self.denoise(x, sigma)?, variance, squared_error: None, guidance: None })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod analytic;
 mod convergence;
+mod diagnostics;
 mod elbo;
 mod flow;
 mod guidance;

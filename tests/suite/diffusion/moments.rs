@@ -51,7 +51,7 @@ impl Denoiser for Learned {
         let next = sigmas[1 + sigmas.iter().position(|s| *s == sigma).expect("a rung")];
         let variance = optimal_fraction(sigma, next, DATA.variance).map(|f| x.affine(0.0, f)).transpose()?;
         let squared_error = Some(DATA.variance * sigma * sigma / (DATA.variance + sigma * sigma));
-        Ok(Estimate { denoised: DATA.denoise(x, sigma)?, variance, squared_error })
+        Ok(Estimate { denoised: DATA.denoise(x, sigma)?, variance, squared_error, guidance: None })
     }
 }
 

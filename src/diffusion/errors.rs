@@ -16,9 +16,15 @@ pub struct LevelError {
 /// that the best variance of a reverse step needs (Bao et al., arXiv:2201.06503, theorem 1, in the form of eq. 9 that sums
 /// over dimensions).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<LevelError>", into = "Vec<LevelError>")]
+#[serde(try_from = "Table", into = "Table")]
 pub struct SquaredErrors {
     /// Rising in sigma, at least two.
+    levels: Vec<LevelError>,
+}
+
+/// As it stands in a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Table {
     levels: Vec<LevelError>,
 }
 
@@ -51,17 +57,17 @@ impl SquaredErrors {
     }
 }
 
-impl TryFrom<Vec<LevelError>> for SquaredErrors {
+impl TryFrom<Table> for SquaredErrors {
     type Error = Error;
 
-    fn try_from(levels: Vec<LevelError>) -> Result<Self> {
+    fn try_from(Table { levels }: Table) -> Result<Self> {
         Self::new(levels)
     }
 }
 
-impl From<SquaredErrors> for Vec<LevelError> {
+impl From<SquaredErrors> for Table {
     fn from(errors: SquaredErrors) -> Self {
-        errors.levels
+        Self { levels: errors.levels }
     }
 }
 
@@ -81,6 +87,15 @@ mod tests {
             assert!((errors.at(sigma) - 0.1 * sigma).abs() < 1e-12, "{sigma}");
         }
         assert!((errors.at(0.01) - 0.01).abs() < 1e-12 && (errors.at(100.0) - 0.8).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_file_holds_it() {
+        let errors = errors(&[(1.0, 0.1), (2.0, 0.2)]).unwrap();
+        let text = serde_json::to_string(&errors).unwrap();
+        assert!(text.starts_with(r#"{"levels":[{"sigma":1.0,"#), "{text}");
+        assert_eq!(serde_json::from_str::<SquaredErrors>(&text).unwrap(), errors);
+        assert!(serde_json::from_str::<SquaredErrors>(r#"{"levels": []}"#).is_err());
     }
 
     #[test]

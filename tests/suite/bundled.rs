@@ -1,9 +1,11 @@
 //! The model that this repository ships.
 
 use candle_core::Device;
+use limner::diffusion::inverse::Energy;
 use limner::image::{RgbImage, encode_png};
 use limner::pipeline::{Pipeline, Report};
 use limner::request::{GenerateRequest, Plan};
+use limner::train::judge::Judge;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -163,4 +165,27 @@ fn it_makes_grey_and_small_pictures_whole() {
     let large = restored(pipeline(), "small", &small);
     let plain = resize(&small, 64, 64, FilterType::CatmullRom);
     assert!(off(&large, &apple) < 0.9 * off(&plain, &apple), "{} {}", off(&large, &apple), off(&plain, &apple));
+}
+
+/// By the variance that was measured for it, which is neither of the fixed ones; and what pleases its judge pleases it more
+/// than what was drawn without.
+#[test]
+fn it_knows_its_errors_and_has_a_judge() {
+    let draw = |set: &[(&str, &str)]| {
+        let mut request = GenerateRequest { prompt: Some("octopus".into()), ..GenerateRequest::default() };
+        let usual = [("guidance", "1"), ("seed", "5"), ("steps", "12")];
+        usual.iter().chain(set).for_each(|(field, value)| assert!(request.set_text(field, (*value).to_owned())));
+        let plan = Plan::new(&request, &pipeline().facts()).unwrap();
+        pipeline().generate(&plan, &mut |_| Ok(())).unwrap().remove(0).pixels
+    };
+    let by = |variance: &str| draw(&[("sampler", &format!("ddpm(variance={variance})"))]);
+    let (optimal, small, large) = (by("optimal"), by("fixed_small"), by("fixed_large"));
+    assert!(optimal != small && optimal != large);
+    let judge = Judge::open(&folder().join("judge.safetensors")).unwrap().into_recognised("octopus").unwrap().unwrap();
+    let surprise = |picture: &RgbImage| {
+        let picture = limner::image::to_tensor(picture, &Device::Cpu).unwrap();
+        judge.energy(&picture).unwrap().to_vec1::<f32>().unwrap()[0]
+    };
+    let (without, with) = (surprise(&draw(&[])), surprise(&draw(&[("energy", "judge")])));
+    assert!(with < 0.5 * without, "{with} {without}");
 }

@@ -45,6 +45,58 @@ pub(crate) fn apart(text: &str) -> (&str, &str) {
     text.strip_suffix(')').and_then(|text| text.split_once('(')).unwrap_or((text, ""))
 }
 
+/// Makes text of a choice and a choice of text, by its `ALL` (each with its usual settings), `name`, `settings` and `set`. As
+/// text it has those settings alone that are not as usual; what is wrong with a text is a sentence without a subject.
+macro_rules! as_text {
+    ($choice:ty) => {
+        impl std::fmt::Display for $choice {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let usual = Self::ALL.into_iter().find(|usual| usual.name() == self.name());
+                let usual = usual.map(Self::settings).unwrap_or_default();
+                f.write_str(&$crate::diffusion::settings::short(self.name(), &self.settings(), &usual))
+            }
+        }
+
+        impl std::str::FromStr for $choice {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                let written = $crate::diffusion::settings::Written::parse(text)?;
+                let name = written.name.replace('-', "_");
+                let mut choice = Self::ALL.into_iter().find(|usual| usual.name() == name).ok_or_else(|| {
+                    let names = Self::ALL.map(Self::name).join(", ");
+                    format!("must be one of {names}, was {:?}", written.name)
+                })?;
+                written.settings.into_iter().try_for_each(|(key, value)| choice.set(key, value))?;
+                Ok(choice)
+            }
+        }
+
+        impl TryFrom<String> for $choice {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+
+        impl From<$choice> for String {
+            fn from(choice: $choice) -> Self {
+                choice.to_string()
+            }
+        }
+    };
+}
+pub(crate) use as_text;
+
+/// What to say of a key that a choice does not have.
+pub(crate) fn no_setting(name: &str, key: &str, keys: &[&str]) -> String {
+    match keys {
+        [] => format!("{name} has no settings, was given {key:?}"),
+        keys => format!("{name} has no setting {key:?}; it has {}", keys.join(", ")),
+    }
+}
+
 /// A number among settings.
 pub(crate) fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("{key} must be a number, was {value:?}"))

@@ -32,6 +32,11 @@ pub(crate) fn check_prompt(field: &str, text: &str) -> Result<(), FieldError> {
     Err(FieldError::new(field, "too_long", message).range(0.0, MAX_PROMPT_CHARS as f64))
 }
 
+/// A choice with settings, as a field.
+pub(super) fn choice<T: FromStr<Err = String>>(field: &str, typed: &str) -> Result<T, FieldError> {
+    typed.parse().map_err(|message| FieldError::new(field, "unknown_value", message))
+}
+
 /// Collects errors and carries on with a stand-in, so that one pass finds everything.
 pub(super) struct Checker {
     pub(super) errors: Vec<FieldError>,
@@ -74,7 +79,7 @@ impl Checker {
             wanted: self.wanted(request, facts, kind, repaint.drawn((width, height))),
             start: Start::Noise,
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
-            inpainting: self.or_default("inpainting", &request.inpainting, Inpainting::Blend, Inpainting::read),
+            inpainting: self.or_default("inpainting", &request.inpainting, Inpainting::Blend, choice),
             decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
             model: facts.name.clone(),
         };

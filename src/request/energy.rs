@@ -1,15 +1,13 @@
 //! What else than its prompt a picture is drawn towards, by gradients.
 
 use super::GenerateRequest;
-use super::check::Checker;
+use super::check::{Checker, choice};
 use super::plan::Facts;
 use super::task::TaskKind;
-use crate::diffusion::settings::{Written, short, within};
+use crate::diffusion::settings::{as_text, no_setting, within};
 use crate::error::FieldError;
 use crate::image::{self, RgbImage};
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
 /// An energy and how much it counts. As text a name, or `name(scale=5)`; `docs/conditioning.md` says what comes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -65,7 +63,7 @@ impl EnergySetting {
         let (Self::Colours { scale } | Self::Judge { scale }) = self;
         match key {
             "scale" => *scale = within(key, value, 0.0..=1000.0)?,
-            _ => return Err(format!("{} has no setting {key:?}; it has: scale", self.name())),
+            _ => return Err(no_setting(self.name(), key, &["scale"])),
         }
         Ok(())
     }
@@ -81,42 +79,7 @@ impl Wanted {
     }
 }
 
-impl fmt::Display for EnergySetting {
-    /// The name, and those settings that are not as usual.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let usual =
-            Self::ALL.into_iter().find(|usual| usual.name() == self.name()).map(Self::settings).unwrap_or_default();
-        f.write_str(&short(self.name(), &self.settings(), &usual))
-    }
-}
-
-impl FromStr for EnergySetting {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let written = Written::parse(text)?;
-        let mut energy = Self::ALL.into_iter().find(|usual| usual.name() == written.name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            format!("must be one of {names}, was {:?}", written.name)
-        })?;
-        written.settings.into_iter().try_for_each(|(key, value)| energy.set(key, value))?;
-        Ok(energy)
-    }
-}
-
-impl TryFrom<String> for EnergySetting {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<EnergySetting> for String {
-    fn from(energy: EnergySetting) -> Self {
-        energy.to_string()
-    }
-}
+as_text!(EnergySetting);
 
 impl Checker {
     /// What pictures of `size` are drawn towards.
@@ -127,10 +90,8 @@ impl Checker {
         kind: TaskKind,
         size: (usize, usize),
     ) -> Option<Wanted> {
-        let setting: EnergySetting = self.or_default("energy", &request.energy, None, |field, typed| {
-            let wrong = |message: String| FieldError::new(field, "unknown_value", message);
-            typed.parse().map(Some).map_err(wrong)
-        })?;
+        let setting: EnergySetting =
+            self.or_default("energy", &request.energy, None, |field, typed| choice(field, typed).map(Some))?;
         if kind != TaskKind::Generate {
             let message = "is for pictures that are drawn, and not for a task";
             self.errors.push(FieldError::new("energy", "not_used", message));
@@ -168,7 +129,7 @@ mod tests {
         for (text, wrong) in [
             ("beauty", "must be one of colours, judge"),
             ("judge(scale=-1)", "scale must be between 0 and 1000"),
-            ("colours(noise=1)", "it has: scale"),
+            ("colours(noise=1)", "it has scale"),
         ] {
             assert!(text.parse::<EnergySetting>().unwrap_err().contains(wrong), "{text}");
         }

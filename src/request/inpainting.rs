@@ -1,12 +1,9 @@
 //! By which rule what is drawn anew follows what is kept.
 
 use crate::diffusion::inpaint::resampling::Resampling;
-use crate::diffusion::settings::{Written, short, within};
-use crate::error::FieldError;
+use crate::diffusion::settings::{as_text, no_setting, within};
 use crate::image::Greys;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
 /// The rule; `docs/inpainting.md` says what each costs and how biased it is. As text a name, or `name(key=value, ..)`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -85,55 +82,14 @@ impl Inpainting {
             (Self::Posterior { scale }, "scale") => *scale = within(key, value, 0.0..=100.0)?,
             (rule, key) => {
                 let keys: Vec<_> = rule.settings().into_iter().map(|(key, _)| key).collect();
-                return Err(format!("{} has no setting {key:?}; it has: {}", rule.name(), keys.join(", ")));
+                return Err(no_setting(rule.name(), key, &keys));
             }
         }
         Ok(())
     }
-
-    /// As the field of a request; every error is its.
-    pub(super) fn read(field: &str, typed: &str) -> Result<Self, FieldError> {
-        typed.parse().map_err(|message: String| FieldError::new(field, "unknown_value", message))
-    }
 }
 
-impl fmt::Display for Inpainting {
-    /// The name, and those settings that are not as usual.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let usual =
-            Self::ALL.into_iter().find(|rule| rule.name() == self.name()).map(Self::settings).unwrap_or_default();
-        f.write_str(&short(self.name(), &self.settings(), &usual))
-    }
-}
-
-impl FromStr for Inpainting {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let written = Written::parse(text)?;
-        let name = written.name.replace('-', "_");
-        let mut rule = Self::ALL.into_iter().find(|rule| rule.name() == name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            format!("must be one of {names}, was {:?}", written.name)
-        })?;
-        written.settings.into_iter().try_for_each(|(key, value)| rule.set(key, value))?;
-        Ok(rule)
-    }
-}
-
-impl TryFrom<String> for Inpainting {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Inpainting> for String {
-    fn from(rule: Inpainting) -> Self {
-        rule.to_string()
-    }
-}
+as_text!(Inpainting);
 
 #[cfg(test)]
 mod tests {
@@ -155,7 +111,7 @@ mod tests {
             ("paint", "must be one of blend, differential"),
             ("repaint(times=0)", "times must be between 1 and 50"),
             ("repaint(jump=ten)", "jump must be a number"),
-            ("posterior(jump=1)", "it has: scale"),
+            ("posterior(jump=1)", "it has scale"),
         ] {
             assert!(text.parse::<Inpainting>().unwrap_err().contains(wrong), "{text}");
         }

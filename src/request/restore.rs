@@ -1,16 +1,14 @@
 //! A picture that is to be made whole again: grey, small or blurred as it is, what was it?
 
 use super::GenerateRequest;
-use super::check::Checker;
+use super::check::{Checker, choice};
 use super::plan::Facts;
 use super::task::TaskKind;
-use crate::diffusion::settings::{Written, short, within};
+use crate::diffusion::settings::{as_text, no_setting, within};
 use crate::error::FieldError;
 use crate::image::{self, RgbImage};
 use crate::model::unet::Beside;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
 /// What the picture that was sent shows of the one that is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -91,49 +89,14 @@ impl Restore {
             _ => {
                 let own = self.settings().into_iter().map(|(key, _)| key).filter(|key| *key != "posterior");
                 let keys: Vec<_> = own.chain(["posterior"]).collect();
-                return Err(format!("{} has no setting {key:?}; it has: {}", self.name(), keys.join(", ")));
+                return Err(no_setting(self.name(), key, &keys));
             }
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Restore {
-    /// The name, and those settings that are not as usual.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let usual =
-            Self::ALL.into_iter().find(|usual| usual.name() == self.name()).map(Self::settings).unwrap_or_default();
-        f.write_str(&short(self.name(), &self.settings(), &usual))
-    }
-}
-
-impl FromStr for Restore {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let written = Written::parse(text)?;
-        let mut restore = Self::ALL.into_iter().find(|usual| usual.name() == written.name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            format!("must be one of {names}, was {:?}", written.name)
-        })?;
-        written.settings.into_iter().try_for_each(|(key, value)| restore.set(key, value))?;
-        Ok(restore)
-    }
-}
-
-impl TryFrom<String> for Restore {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Restore> for String {
-    fn from(restore: Restore) -> Self {
-        restore.to_string()
-    }
-}
+as_text!(Restore);
 
 impl Checker {
     /// What is to be restored, where pictures of `size` are drawn.
@@ -144,10 +107,8 @@ impl Checker {
         kind: TaskKind,
         (width, height): (usize, usize),
     ) -> Option<Restoration> {
-        let how: Restore = self.or_default("restore", &request.restore, None, |field, typed| {
-            let wrong = |message: String| FieldError::new(field, "unknown_value", message);
-            typed.parse().map(Some).map_err(wrong)
-        })?;
+        let how: Restore =
+            self.or_default("restore", &request.restore, None, |field, typed| choice(field, typed).map(Some))?;
         self.refuse_restoring(request, facts, kind);
         let (width, height) = self.known_size(how.shown, (width as u32, height as u32));
         let missing = || FieldError::new("image", "required", "is missing: there is no picture to restore");
@@ -202,7 +163,7 @@ mod tests {
         for (text, wrong) in [
             ("colour", "must be one of grey, small, blurred"),
             ("small(factor=1)", "factor must be between 2 and 64"),
-            ("grey(factor=2)", "it has: noise, posterior"),
+            ("grey(factor=2)", "it has noise, posterior"),
         ] {
             assert!(text.parse::<Restore>().unwrap_err().contains(wrong), "{text}");
         }

@@ -1,7 +1,7 @@
 //! Samplers as text: `name`, or `name(key=value, ..)` where settings are not the usual ones. Each sampler's keys are here.
 
 use super::{Basis, Predictor, Process, Sampler, SecondOrder, Variance};
-use crate::diffusion::settings::{Written, name_of, number, one_of, short};
+use crate::diffusion::settings::{Written, name_of, no_setting, number, one_of, short};
 use crate::error::{Error, FieldError, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -94,10 +94,7 @@ impl Sampler {
 
     fn unknown(&self, key: &str) -> String {
         let keys: Vec<_> = self.settings().into_iter().map(|(key, _)| key).collect();
-        match keys.as_slice() {
-            [] => format!("{} has no settings, was given {key:?}", self.name()),
-            keys => format!("{} has no setting {key:?}; it has {}", self.name(), keys.join(", ")),
-        }
+        no_setting(self.name(), key, &keys)
     }
 
     /// The sampler of that name with its usual settings. Dashes count as underscores.

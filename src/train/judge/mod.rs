@@ -2,7 +2,8 @@
 //!
 //! A small dual encoder in the manner of CLIP (Radford et al. 2021): a picture tower and a text tower map into one
 //! space, where a picture lies nearest to its own name. It has its own words, widths and seed, is trained only on real
-//! training pictures and never conditions a generator: so its opinion on generated pictures is independent of them.
+//! training pictures and conditions no generator but by [`Recognised`], where somebody asks for that: so its opinion on
+//! other generated pictures is independent of them.
 
 mod augment;
 mod file;

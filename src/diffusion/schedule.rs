@@ -122,13 +122,17 @@ impl NoiseSchedule {
 
     /// The schedule of a given table of `alpha_bar_t`, which has to fall strictly and stay inside (0, 1).
     pub fn from_alpha_bars(alpha_bars: &[f64]) -> Result<Self> {
-        let log_sigmas: Arc<[f64]> = alpha_bars.iter().map(|a| ((1.0 - a) / a).ln() / 2.0).collect();
+        Self::from_log_sigmas(alpha_bars.iter().map(|a| ((1.0 - a) / a).ln() / 2.0).collect())
+    }
+
+    /// The schedule of a given table of `ln sigma_t`, which has to rise strictly.
+    pub fn from_log_sigmas(log_sigmas: Vec<f64>) -> Result<Self> {
         let rising = log_sigmas.windows(2).all(|pair| pair[0] < pair[1]);
         if log_sigmas.len() < 2 || !rising || !log_sigmas.iter().all(|s| s.is_finite()) {
             let message = "the noise rates must lie between 0 and 1, for at least 2 times".to_owned();
             return Err(Error::invalid(FieldError::new("betas", "out_of_range", message)));
         }
-        Ok(Self { log_sigmas })
+        Ok(Self { log_sigmas: log_sigmas.into() })
     }
 
     /// The table of rates `beta_t`, t = 0 .. T - 1, that gives this schedule.

@@ -47,7 +47,8 @@ impl Pipeline {
         asked: &Comparison,
         on_progress: &mut dyn FnMut(f64) -> Result<()>,
     ) -> Result<Vec<Vec<Bound>>> {
-        let request = GenerateRequest { guidance: Some("1".into()), ..GenerateRequest::default() };
+        let (prompt, guidance) = (Some(String::new()), Some("1".into()));
+        let request = GenerateRequest { prompt, guidance, ..GenerateRequest::default() };
         let plan = Plan::new(&request, &self.facts())?;
         let count = asked.schedules.len();
         self.under(&plan, &[""], |subject| {

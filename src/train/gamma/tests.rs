@@ -114,7 +114,7 @@ fn the_objective_has_the_gradient_of_the_second_moment() {
     for (name, var) in parameters.named().into_iter().filter(|(name, _)| name.ends_with("weight")) {
         // All of a layer's weights by the same step.
         let found = gradients.get(&var).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-        let (start, h) = (var.as_tensor().copy().unwrap(), 1e-3);
+        let (start, h) = (var.as_tensor().copy().unwrap(), 2e-4);
         let [above, below] = [h, -h].map(|h| {
             var.set(&(&start + h).unwrap()).unwrap();
             second()
@@ -165,7 +165,9 @@ fn it_learns_the_schedule_whose_estimates_are_equal() {
         estimates(gamma, &times, stream).chunks(200).map(|part| part.iter().sum::<f64>() / 200.0 / truth).collect()
     };
     assert!(level(&start, 1)[9] < 0.1, "{:?}", level(&start, 1));
-    assert!(level(&learned, 2).iter().all(|part| (part - 1.0).abs() < 0.35), "{:?}", level(&learned, 2));
+    // The last tenth, in which the best schedule goes two fifths of the way, takes longest.
+    let after = level(&learned, 2);
+    assert!(after[..9].iter().all(|part| (part - 1.0).abs() < 0.2) && after[9] > 0.45, "{after:?}");
     // t of the best schedule is the integral of its density.
     for t in [0.1, 0.3, 0.5, 0.7, 0.9] {
         let [value, ..] = curve(&learned, &[t]);

@@ -135,6 +135,12 @@ impl NoiseSchedule {
         Ok(Self { log_sigmas: log_sigmas.into() })
     }
 
+    /// The same way up to a noise level, at as many times.
+    pub fn up_to(&self, sigma: f64) -> Result<Self> {
+        let gap = self.t(sigma) / self.last();
+        Self::from_log_sigmas((0..self.steps()).map(|i| self.log_sigma(gap * i as f64)).collect())
+    }
+
     /// The table of rates `beta_t`, t = 0 .. T - 1, that gives this schedule.
     pub fn rates(&self) -> Vec<f64> {
         rates_between(self.log_sigmas.iter().map(|log_sigma| (2.0 * log_sigma).exp()))
@@ -232,6 +238,15 @@ mod tests {
         assert_close(&[schedule.sigma_min() / low, schedule.sigma_max() / high], &[1.0, 1.0], 1e-9);
         let gap = (high / low).ln() / 999.0;
         assert_close(&[1.0, 400.0, 900.0].map(|t| schedule.log_sigma_gap(t)), &[gap; 3], 1e-9);
+    }
+
+    #[test]
+    fn a_part_of_a_schedule_is_the_same_way() {
+        let (whole, part) = (stable_diffusion(), stable_diffusion().up_to(2.0).unwrap());
+        let middle = whole.sigma(whole.t(2.0) / 2.0);
+        assert_close(&[part.sigma_min(), part.sigma_max()], &[whole.sigma_min(), 2.0], 1e-12);
+        assert_close(&[part.sigma(499.5)], &[middle], 1e-4);
+        assert_eq!(whole.up_to(1e9).unwrap(), whole);
     }
 
     #[test]

@@ -39,8 +39,9 @@ pub struct Bound {
 
 impl Pipeline {
     /// The bound of each picture under each schedule, for the network told nothing. The network is told the noise level in
-    /// the way that it was trained to be told, so all schedules are of the same clean estimates. `on_progress` hears the
-    /// share that is done, and ends the work by returning an error.
+    /// the way that it was trained to be told, so all schedules are of the same clean estimates; a schedule that goes
+    /// further is cut at the highest level that the network knows. `on_progress` hears the share that is done, and ends the
+    /// work by returning an error.
     pub fn bounds(
         &self,
         pictures: &[RgbImage],
@@ -50,7 +51,9 @@ impl Pipeline {
         let (prompt, guidance) = (Some(String::new()), Some("1".into()));
         let request = GenerateRequest { prompt, guidance, ..GenerateRequest::default() };
         let plan = Plan::new(&request, &self.facts())?;
-        let count = asked.schedules.len();
+        let (count, highest) = (asked.schedules.len(), self.model.schedule.sigma_max());
+        let schedules: Vec<_> =
+            asked.schedules.iter().map(|schedule| schedule.up_to(highest)).collect::<Result<_>>()?;
         self.under(&plan, &[""], |subject| {
             let bounds = |k: usize, tell: &mut dyn FnMut(f64) -> Result<()>| {
                 let state = subject.state(&pictures[k])?;
@@ -58,7 +61,7 @@ impl Pipeline {
                     tell(i as f64 / count as f64)?;
                     asked.bound(subject, &state, schedule, asked.seed.wrapping_add(k as u64))
                 };
-                asked.schedules.iter().enumerate().map(bound).collect::<Result<Vec<_>>>()
+                schedules.iter().enumerate().map(bound).collect::<Result<Vec<_>>>()
             };
             side_by_side(pictures.len(), bounds, &mut |sum| on_progress(sum / pictures.len() as f64))
         })

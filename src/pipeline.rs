@@ -19,6 +19,7 @@ mod receipt;
 mod recent;
 mod reversible;
 mod room;
+mod schedules;
 mod side_by_side;
 mod subject;
 mod text;
@@ -32,6 +33,7 @@ pub use progress::{Estimate, Progress};
 pub use receipt::{Controlled, EmbeddingReceipt, LoraReceipt, Receipt};
 pub use reversible::FlowReport;
 pub use room::Room;
+pub use schedules::{Bound, Comparison};
 pub use text::{TokenCount, count_tokens};
 
 use crate::Result;

@@ -17,6 +17,7 @@ mod model;
 mod models;
 mod pull;
 mod rank;
+mod schedules;
 mod serve;
 mod train;
 
@@ -65,6 +66,8 @@ enum Command {
     Train(train::Args),
     /// Judge how well a trained model draws what it is asked
     Evaluate(evaluate::Args),
+    /// Say what noise schedules cost under one model: bounds on a picture's bits, as JSON
+    Schedules(schedules::Args),
     /// Measure the speed of a model on this machine
     Bench(bench::Args),
 }
@@ -128,6 +131,7 @@ fn run(command: Command, give_back: fn()) -> Result<()> {
         Command::Data(args) => data::run(args),
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(&args),
+        Command::Schedules(args) => schedules::run(&args),
         Command::Bench(args) => bench::run(args),
     }
 }

@@ -51,9 +51,13 @@ pub(super) struct Args {
     /// Parts of a batch that are computed side by side; part of the run, not of the machine
     #[arg(long, default_value_t = 2)]
     shards: usize,
-    /// How noise levels count in the loss of text encoder and U-Net [default: balanced; for pixels simple]
+    /// How noise levels count in the loss of text encoder and U-Net [default: balanced; for pixels
+    /// simple, elbo where the schedule is learned]
     #[arg(long, value_enum)]
     weighting: Option<LossWeights>,
+    /// Learn the noise schedule of pixels, too: the one whose estimates of the evidence lower bound scatter least
+    #[arg(long, requires = "pixels")]
+    learn_schedule: bool,
     /// Where all random choices start
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -93,6 +97,8 @@ pub(super) fn run(args: Args) -> Result<()> {
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
         .map_err(|e| crate::Error::Training(format!("cannot listen for Ctrl+C: {e}")))?;
     let space = if args.pixels { Space::Pixels } else { Space::Latents };
+    // The simple loss would follow the levels that are drawn most, and these the loss.
+    let usual = if args.learn_schedule { Weighting::Elbo } else { space.weighting() };
     let recipe = Recipe {
         data: args.data,
         out: args.out,
@@ -108,7 +114,8 @@ pub(super) fn run(args: Args) -> Result<()> {
         batch: args.batch,
         shards: args.shards,
         seed: args.seed,
-        weighting: args.weighting.map_or_else(|| space.weighting(), Weighting::from),
+        weighting: args.weighting.map_or(usual, Weighting::from),
+        learn_schedule: args.learn_schedule,
         report_every: Duration::from_secs_f64(60.0 * args.report_minutes),
     };
     recipe::train(&recipe, &stop)

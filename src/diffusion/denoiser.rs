@@ -234,6 +234,8 @@ pub struct Loss {
     /// form `1/2 * integral of |noise - predicted|^2 d(-ln SNR)` (Kingma et al., arXiv:2107.00630). An unbiased
     /// estimate when the sigmas are those of uniformly drawn times; prior and reconstruction terms are not in it.
     pub elbo: f64,
+    /// Each sample's own estimate of that, in nats.
+    pub nats: Vec<f64>,
 }
 
 impl<N: Network> Preconditioned<N> {
@@ -248,11 +250,10 @@ impl<N: Network> Preconditioned<N> {
         let weights = sigmas.iter().map(|sigma| self.weight(*sigma, weighting)).collect();
         let objective = (&errors * column(weights, &errors)?)?.mean_all()?;
         let errors = errors.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        let mean = |weight: &dyn Fn(f64) -> f64| {
-            errors.iter().zip(sigmas).map(|(error, sigma)| error * weight(*sigma)).sum::<f64>() / errors.len() as f64
-        };
-        let nats = mean(&|sigma| self.weight(sigma, Weighting::Elbo));
-        Ok(Loss { objective, simple: mean(&|_| 1.0), elbo: nats / std::f64::consts::LN_2 })
+        let nats = errors.iter().zip(sigmas).map(|(error, sigma)| error * self.weight(*sigma, Weighting::Elbo));
+        let nats: Vec<f64> = nats.collect();
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        Ok(Loss { objective, simple: mean(&errors), elbo: mean(&nats) / std::f64::consts::LN_2, nats })
     }
 
     /// The weight of the error of the network's target. That error is the clean picture's error over `out`, so each

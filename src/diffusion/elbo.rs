@@ -6,10 +6,12 @@
 
 mod bins;
 mod chain;
+mod continuous;
 
 pub(crate) use bins::BIN;
 pub use bins::nats_of_byte;
 pub use chain::{Chain, ReverseVariance, levels};
+pub use continuous::diffusion_term;
 
 use crate::Result;
 use crate::diffusion::denoiser::Denoiser;

@@ -34,4 +34,4 @@ pub mod scheduled;
 pub(crate) mod settings;
 
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;

@@ -122,13 +122,23 @@ impl NoiseSchedule {
 
     /// The schedule of a given table of `alpha_bar_t`, which has to fall strictly and stay inside (0, 1).
     pub fn from_alpha_bars(alpha_bars: &[f64]) -> Result<Self> {
-        let log_sigmas: Arc<[f64]> = alpha_bars.iter().map(|a| ((1.0 - a) / a).ln() / 2.0).collect();
+        Self::from_log_sigmas(alpha_bars.iter().map(|a| ((1.0 - a) / a).ln() / 2.0).collect())
+    }
+
+    /// The schedule of a given table of `ln sigma_t`, which has to rise strictly.
+    pub fn from_log_sigmas(log_sigmas: Vec<f64>) -> Result<Self> {
         let rising = log_sigmas.windows(2).all(|pair| pair[0] < pair[1]);
         if log_sigmas.len() < 2 || !rising || !log_sigmas.iter().all(|s| s.is_finite()) {
             let message = "the noise rates must lie between 0 and 1, for at least 2 times".to_owned();
             return Err(Error::invalid(FieldError::new("betas", "out_of_range", message)));
         }
-        Ok(Self { log_sigmas })
+        Ok(Self { log_sigmas: log_sigmas.into() })
+    }
+
+    /// The same way up to a noise level, at as many times.
+    pub fn up_to(&self, sigma: f64) -> Result<Self> {
+        let gap = self.t(sigma) / self.last();
+        Self::from_log_sigmas((0..self.steps()).map(|i| self.log_sigma(gap * i as f64)).collect())
     }
 
     /// The table of rates `beta_t`, t = 0 .. T - 1, that gives this schedule.
@@ -228,6 +238,15 @@ mod tests {
         assert_close(&[schedule.sigma_min() / low, schedule.sigma_max() / high], &[1.0, 1.0], 1e-9);
         let gap = (high / low).ln() / 999.0;
         assert_close(&[1.0, 400.0, 900.0].map(|t| schedule.log_sigma_gap(t)), &[gap; 3], 1e-9);
+    }
+
+    #[test]
+    fn a_part_of_a_schedule_is_the_same_way() {
+        let (whole, part) = (stable_diffusion(), stable_diffusion().up_to(2.0).unwrap());
+        let middle = whole.sigma(whole.t(2.0) / 2.0);
+        assert_close(&[part.sigma_min(), part.sigma_max()], &[whole.sigma_min(), 2.0], 1e-12);
+        assert_close(&[part.sigma(499.5)], &[middle], 1e-4);
+        assert_eq!(whole.up_to(1e9).unwrap(), whole);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::data::{Dice, Record, Split, vocabulary};
 use super::export::{write_json, write_text};
+use super::gamma::{Gamma, spread};
 use super::parameters::Parameters;
 use super::report::save_picture;
 use super::space::{DenoiserConfig, Space};
@@ -42,8 +43,10 @@ pub struct DenoiserTask<'a> {
     pub records: Vec<&'a Record>,
     /// Captions to ids.
     pub tokenizer: Tokenizer,
-    /// The forward process.
+    /// The forward process, or where one begins that is learned.
     pub schedule: NoiseSchedule,
+    /// Whether it is learned.
+    pub learn_schedule: bool,
     /// How noise levels count.
     pub weighting: Weighting,
     /// The way back to pictures, for previews.
@@ -67,9 +70,20 @@ impl Network for Conditioned<'_> {
 }
 
 impl DenoiserTask<'_> {
-    /// Creates the variables of both networks.
+    /// Creates the variables of both networks, and those of the schedule.
     pub(super) fn create(&self, parameters: &Parameters) -> Result<()> {
-        self.networks(&parameters.builder()).map(drop)
+        self.networks(&parameters.builder())?;
+        self.gamma(&parameters.builder()).map(drop)
+    }
+
+    /// The learned schedule, where it is learned.
+    fn gamma(&self, vb: &VarBuilder<'_>) -> Result<Option<Gamma>> {
+        self.learn_schedule.then(|| Gamma::new(&vb.pp("gamma"), &self.schedule)).transpose()
+    }
+
+    /// The schedule as it is now.
+    fn schedule(&self, gamma: Option<&Gamma>) -> Result<NoiseSchedule> {
+        gamma.map_or_else(|| Ok(self.schedule.clone()), |gamma| gamma.schedule(self.schedule.steps()))
     }
 
     fn networks(&self, vb: &VarBuilder<'_>) -> Result<(ClipTextModel, UNet2DConditionModel)> {
@@ -83,11 +97,11 @@ impl DenoiserTask<'_> {
         let count = self.prompts.len();
         let ids = text::ids(&self.tokenizer, &[vec![String::new(); count], self.prompts.clone()].concat())?;
         let network = Conditioned { unet: &unet, context: encoder.forward(&ids)? };
-        let denoiser = Preconditioned::new(network, Prediction::Epsilon, self.schedule.clone());
+        let schedule = self.schedule(self.gamma(vb)?.as_ref())?;
+        let denoiser = Preconditioned::new(network, Prediction::Epsilon, schedule.clone());
         let (_, c, h, w) = self.latents.dims4()?;
-        let last = (self.schedule.steps() - 1) as f64;
-        let sigma =
-            |i: usize| if i == steps { 0.0 } else { self.schedule.sigma(last * (1.0 - i as f64 / steps as f64)) };
+        let last = (schedule.steps() - 1) as f64;
+        let sigma = |i: usize| if i == steps { 0.0 } else { schedule.sigma(last * (1.0 - i as f64 / steps as f64)) };
         let noise = Tensor::from_vec(Philox::new(1).normals(0, count * c * h * w), (count, c, h, w), &Device::Cpu)?;
         let mut x = (noise * sigma(0))?;
         for i in 0..steps {
@@ -113,14 +127,21 @@ impl Task for DenoiserTask<'_> {
         let clean = dequantised(clean, self.space.dequantisation(), &mut dice)?;
         let noise = Philox::new(stream).normals(0, clean.elem_count());
         let noise = Tensor::from_vec(noise, clean.shape(), &Device::Cpu)?;
-        let sigmas = self.sigmas(samples.len(), dice.uniform());
+        let gamma = self.gamma(vb)?;
+        let schedule = self.schedule(gamma.as_ref())?;
+        let times = times(samples.len(), dice.uniform());
+        let last = (schedule.steps() - 1) as f64;
+        let sigmas: Vec<f64> = times.iter().map(|time| schedule.sigma(last * time)).collect();
         let (encoder, unet) = self.networks(vb)?;
         let context = encoder.forward(&text::ids(&self.tokenizer, &captions)?)?;
         let network = Conditioned { unet: &unet, context };
-        let model = Preconditioned::new(network, Prediction::Epsilon, self.schedule.clone());
+        let model = Preconditioned::new(network, Prediction::Epsilon, schedule);
         let loss = model.loss(&clean, &noise, &sigmas, self.weighting)?;
-        let objective = f64::from(loss.objective.to_scalar::<f32>()?);
-        Ok((loss.objective, Figures(vec![("loss", objective), ("simple", loss.simple), ("elbo", loss.elbo)])))
+        let value = f64::from(loss.objective.to_scalar::<f32>()?);
+        let mut figures = vec![("loss", value), ("simple", loss.simple), ("elbo", loss.elbo)];
+        let Some(gamma) = gamma else { return Ok((loss.objective, Figures(figures))) };
+        figures.push(("spread", spread(&loss.nats)));
+        Ok(((loss.objective + gamma.objective(&times, &loss.nats)?)?, Figures(figures)))
     }
 
     fn preview(&self, vb: &VarBuilder<'_>, path: &Path) -> Result<()> {
@@ -136,16 +157,13 @@ impl Task for DenoiserTask<'_> {
         UNet2DConditionModel::new(&self.config.unet, &recorder.builder())?;
         text::write_weights(&recorder, &vb.pp("unet"), &unet.join("diffusion_pytorch_model.safetensors"))?;
         write_json(&unet.join("config.json"), &self.config.unet)?;
-        self.space.export(&self.schedule, &self.folder)
+        self.space.export(&self.schedule(self.gamma(vb)?.as_ref())?, &self.folder)
     }
 }
 
-impl DenoiserTask<'_> {
-    /// One noise level per sample, from times that cover the range evenly (Kingma et al., arXiv:2107.00630, appendix I.1).
-    fn sigmas(&self, count: usize, offset: f64) -> Vec<f64> {
-        let last = (self.schedule.steps() - 1) as f64;
-        (0..count).map(|i| self.schedule.sigma(last * ((offset + i as f64) / count as f64))).collect()
-    }
+/// One time per sample, in [0, 1), that cover the range evenly (Kingma et al., arXiv:2107.00630, appendix I.1).
+fn times(count: usize, offset: f64) -> Vec<f64> {
+    (0..count).map(|i| (offset + i as f64) / count as f64).collect()
 }
 
 /// `x` and uniform noise of this width around 0; a width of 0 changes nothing.

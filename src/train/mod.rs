@@ -4,6 +4,7 @@
 //! * [`fit`]: the loop, the same for every part; [`task`] is what it is given: [`codec`], [`mod@text`] and [`denoiser`].
 //! * [`parameters`], [`optimizer`], `shards`: variables, updates, gradients over the cores.
 //! * [`space`]: what is drawn, latents or pixels, and what follows from that.
+//! * [`gamma`]: a noise schedule that is learned with the networks.
 //! * `report`, `state`, `export`: what a run shows, what it can go on from, what it leaves behind.
 //! * [`judge`]: a small dual encoder of its own that tells which concept a picture shows.
 //! * [`evaluate`]: how often the judge finds the prompt in the pictures a model drew for it.
@@ -14,6 +15,7 @@ pub mod denoiser;
 pub mod evaluate;
 mod export;
 pub mod fit;
+pub mod gamma;
 pub mod judge;
 pub mod optimizer;
 pub mod parameters;

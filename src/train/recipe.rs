@@ -56,6 +56,8 @@ pub struct Recipe {
     pub seed: u64,
     /// How noise levels count in the loss of text encoder and U-Net.
     pub weighting: Weighting,
+    /// Whether the noise schedule of pixels is learned, too.
+    pub learn_schedule: bool,
     /// Time between checkpoints.
     pub report_every: Duration,
 }
@@ -171,6 +173,7 @@ fn denoiser(recipe: &Recipe, data: &Dataset, codec: &Codec, latents: Tensor, sto
         latents,
         tokenizer,
         schedule: recipe.space.schedule()?,
+        learn_schedule: recipe.learn_schedule,
         weighting: recipe.weighting,
         codec,
         folder: recipe.out.clone(),

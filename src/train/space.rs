@@ -88,7 +88,7 @@ impl Space {
     /// In pixels it goes from a sixth of a byte's step to 12 times a picture's contrast, evenly in the logarithm: gamma
     /// from -13.3 to 5 (Kingma et al., arXiv:2107.00630, appendix), so that nothing of a picture's likelihood is left out
     /// and the plain loss is its bound.
-    pub(super) fn schedule(self) -> Result<NoiseSchedule> {
+    pub(crate) fn schedule(self) -> Result<NoiseSchedule> {
         let betas = match self {
             Self::Latents => Betas::STABLE_DIFFUSION,
             Self::Pixels => Betas::LogLinear { low: (-13.3f64 / 2.0).exp(), high: (5.0f64 / 2.0).exp() },

@@ -3,6 +3,7 @@
 use super::parts::Parts;
 use super::{ControlNets, Defaults, IpAdapters, Model, Precision, companion, folder, name, places, single};
 use crate::Result;
+use crate::diffusion::schedule::NoiseSchedule;
 use crate::model::adapter::{Adapters, Catalogue, Layout};
 use crate::model::tokenizer::Tokenizer;
 use crate::model::unet::{Beside, UNetConfig};
@@ -93,6 +94,11 @@ impl Opened {
     /// Times of the forward process.
     pub fn times(&self) -> usize {
         self.parts.schedule.steps()
+    }
+
+    /// The forward process.
+    pub fn schedule(&self) -> &NoiseSchedule {
+        &self.parts.schedule
     }
 
     /// What to use where a request says nothing.

@@ -4,7 +4,7 @@ use super::analytic::Gaussian;
 use super::{assert_close, row};
 use candle_core::{Device, Tensor};
 use limner::diffusion::denoiser::Denoiser;
-use limner::diffusion::elbo::{Chain, ReverseVariance, Values, elbo};
+use limner::diffusion::elbo::{Chain, ReverseVariance, Values, diffusion_term, elbo};
 use limner::diffusion::noise::{NoiseKind, SeededNoise};
 use limner::diffusion::schedule::{Betas, NoiseSchedule};
 use limner::{Error, Result};
@@ -154,4 +154,27 @@ fn chains_that_are_none_are_refused() {
     ] {
         assert!(matches!(Chain::new(sigmas, variance), Err(Error::Invalid(_))));
     }
+}
+
+/// In continuous time only the ends of a schedule count. Of N(0, c) the diffusion term is half the integral of
+/// `c / (c + e^gamma)` over gamma, which is `gamma - ln(c + e^gamma)`.
+#[test]
+fn the_diffusion_term_depends_on_the_ends_alone() -> Result<()> {
+    let (variance, draws) = (0.25, 400);
+    let picture = row(&(0..64).map(|i| if i % 2 == 0 { 0.5 } else { -0.5 }).collect::<Vec<_>>());
+    let denoiser = Gaussian { mean: 0.0, variance };
+    let cosine = NoiseSchedule::new(Betas::Cosine, 100, false)?;
+    let (low, high) = (cosine.sigma_min(), cosine.sigma_max());
+    let even = NoiseSchedule::new(Betas::LogLinear { low, high }, 100, false)?;
+    let rising = |sigma: f64| 2.0 * sigma.ln() - (variance + sigma * sigma).ln();
+    let truth = 0.5 * (rising(high) - rising(low)) / LN_2;
+    for schedule in [cosine, even] {
+        let mut noise = SeededNoise::new(NoiseKind::Philox, &[3]);
+        let draw =
+            |i| diffusion_term(&denoiser, &schedule, &picture, (f64::from(i) + 0.5) / f64::from(draws), &mut noise);
+        let terms = (0..draws).map(draw).collect::<Result<Vec<_>>>()?;
+        let mean = terms.iter().sum::<f64>() / terms.len() as f64;
+        assert!((mean / truth - 1.0).abs() < 0.02, "{mean} and {truth}");
+    }
+    Ok(())
 }

@@ -1,9 +1,11 @@
 //! Likelihoods and rankings, by the pipeline.
 
 use super::{LATENTS, PIXELS, request, run};
+use crate::pipeline::photograph;
 use limner::Error;
+use limner::diffusion::schedule::{Betas, NoiseSchedule};
 use limner::kernels::on_this_thread;
-use limner::pipeline::{CaptionReport, LikelihoodReport, Pipeline, Report};
+use limner::pipeline::{CaptionReport, Comparison, LikelihoodReport, Pipeline, Report};
 use limner::request::{GenerateRequest, Plan};
 
 fn likelihood(pipeline: &Pipeline, request: &GenerateRequest) -> LikelihoodReport {
@@ -121,4 +123,20 @@ fn captions_come_in_order_and_the_order_they_were_typed_in_does_not_matter() {
         assert_eq!((&a.caption, a.nats, a.behind, a.standard_error), (&b.caption, b.nats, b.behind, b.standard_error));
     }
     assert!(found.captions[1].standard_error > 0.0 && found.captions[1].behind > 0.0);
+}
+
+#[test]
+fn schedules_of_the_same_ends_pay_the_same_for_them() {
+    let (low, high) = (0.05f64, 20.0f64);
+    let even = NoiseSchedule::new(Betas::LogLinear { low, high }, 100, false).unwrap();
+    let bent = (0..100).map(|i| low.ln() + (high / low).ln() * (f64::from(i) / 99.0).powi(2)).collect();
+    let schedules = vec![even, NoiseSchedule::from_log_sigmas(bent).unwrap()];
+    let asked = Comparison { schedules, levels: vec![4, 8], draws: 3, seed: 1 };
+    let bounds = PIXELS.bounds(&[photograph(8, 8)], &asked, &mut |_| Ok(())).unwrap();
+    let [even, bent] = &bounds[0][..] else { panic!("{bounds:?}") };
+    assert!((even.ends - bent.ends).abs() < 1e-5, "{} and {}", even.ends, bent.ends);
+    assert!(even.draws.len() == 3 && even.chains.len() == 2 && even.draws != bent.draws && even.chains != bent.chains);
+    assert!(even.chains.iter().chain(&bent.chains).all(|bits| bits.is_finite() && *bits > 0.0));
+    let stopped = PIXELS.bounds(&[photograph(8, 8)], &asked, &mut |_| Err(Error::Cancelled));
+    assert!(matches!(stopped, Err(Error::Cancelled)));
 }

@@ -160,7 +160,7 @@ fn chains_that_are_none_are_refused() {
 /// `c / (c + e^gamma)` over gamma, which is `gamma - ln(c + e^gamma)`.
 #[test]
 fn the_diffusion_term_depends_on_the_ends_alone() -> Result<()> {
-    let (variance, draws) = (0.25, 400);
+    let (variance, draws) = (0.25, 20_000);
     let picture = row(&(0..64).map(|i| if i % 2 == 0 { 0.5 } else { -0.5 }).collect::<Vec<_>>());
     let denoiser = Gaussian { mean: 0.0, variance };
     let cosine = NoiseSchedule::new(Betas::Cosine, 100, false)?;

@@ -55,7 +55,7 @@ use controls::Nets;
 use held::One;
 use notices::Words;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use text::{Text, TextStates};
 use told::Told;
 use vocabulary::Added;
@@ -72,8 +72,6 @@ pub struct Pipeline {
     device: Device,
     /// The model with the adapters of the last plan that had any.
     adapted: Adapted,
-    /// The file of a judge of its pictures.
-    judge: Option<PathBuf>,
 }
 
 /// What a plan has to know of a model.
@@ -95,7 +93,7 @@ pub fn facts(model: &Opened) -> Facts {
         controlnets: model.controlnets(),
         ip_adapters: model.ip_adapters(),
         adapters: model.adapters(),
-        judge: model.judge().is_some(),
+        judge: model.judge(),
     }
 }
 
@@ -173,11 +171,11 @@ impl Pipeline {
 
     /// Loads the weights of a model. Fails as [`Pipeline::load`].
     pub fn new(opened: Opened, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
-        let (facts, words, judge) = (facts(&opened), Words::read(opened.path())?, opened.judge());
+        let (facts, words) = (facts(&opened), Words::read(opened.path())?);
         let (device, precision) = (device.clone(), precision.into());
         let nets = Nets::new(&device, precision);
         let (model, adapted) = (opened.load(&device, precision)?, Adapted::default());
-        Ok(Self { model, facts, words, nets, device, adapted, judge })
+        Ok(Self { model, facts, words, nets, device, adapted })
     }
 
     /// The same, with `room` asked before anything is loaded beside the model.

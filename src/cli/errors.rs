@@ -5,8 +5,8 @@ use crate::diffusion::errors::{LevelError, SquaredErrors};
 use crate::image::{self, RgbImage};
 use crate::model::checkpoint::ERRORS;
 use crate::pipeline::Pipeline;
-use crate::request::{GenerateRequest, Plan};
-use crate::train::data::{Dataset, Dice, Split};
+use crate::train::data::{Dataset, Split};
+use crate::train::evaluate;
 use crate::{Error, Result};
 use candle_core::Device;
 use std::path::Path;
@@ -18,14 +18,12 @@ const LEVELS: usize = 50;
 /// variance `optimal` needs.
 pub(super) fn measure(folder: &Path, data: &Dataset, pixels: &[u8], count: usize, seed: u64) -> Result<()> {
     let pipeline = Pipeline::load(folder, &Device::Cpu)?;
-    let mut chosen = data.indices(Split::Train);
-    Dice::new(seed).shuffle(&mut chosen);
-    chosen.truncate(count);
+    let chosen = evaluate::choose(data, Split::Train, &evaluate::Settings { prompts: count, seed });
     let bar = progress(chosen.len() as u64, "errors: {bar:40} picture {pos}/{len}, {eta} left");
     let mut sums: Vec<LevelError> = Vec::new();
     for (index, seed) in chosen.iter().zip(seed..) {
-        let plan = plan(&pipeline, data, pixels, *index, seed)?;
-        let found = pipeline.squared_errors(&plan, LEVELS)?;
+        let (picture, prompt) = (picture(data, pixels, *index)?, data.records[*index].prompt());
+        let found = pipeline.squared_errors(&picture, &prompt, seed, LEVELS)?;
         match sums.is_empty() {
             true => sums = found,
             false => sums.iter_mut().zip(found).for_each(|(sum, found)| sum.squared_error += found.squared_error),
@@ -39,17 +37,8 @@ pub(super) fn measure(folder: &Path, data: &Dataset, pixels: &[u8], count: usize
     image::write_file(&folder.join(ERRORS), (text + "\n").as_bytes())
 }
 
-/// A question about picture number `index`.
-fn plan(pipeline: &Pipeline, data: &Dataset, pixels: &[u8], index: usize, seed: u64) -> Result<Plan> {
+fn picture(data: &Dataset, pixels: &[u8], index: usize) -> Result<RgbImage> {
     let (size, bytes) = (data.size as u32, data.picture_bytes());
     let picture = RgbImage::from_raw(size, size, pixels[index * bytes..][..bytes].to_vec());
-    let picture = picture.ok_or_else(|| Error::Training("the data set's pictures are cut short".into()))?;
-    let request = GenerateRequest {
-        task: Some("likelihood".into()),
-        prompt: Some(data.records[index].prompt()),
-        seed: Some(seed.to_string()),
-        image: Some(image::encode_png(&picture, &[])?),
-        ..GenerateRequest::default()
-    };
-    Plan::new(&request, &pipeline.facts())
+    picture.ok_or_else(|| Error::Training("the data set's pictures are cut short".into()))
 }

@@ -11,7 +11,6 @@ use crate::train::judge::Judge;
 use candle_core::{Device, Tensor};
 
 /// The same for all pictures of a plan.
-#[derive(Default)]
 pub(super) struct Aims {
     known: Option<Known>,
     energy: Option<(f64, Box<dyn Energy>)>,
@@ -81,7 +80,7 @@ fn colours(picture: &RgbImage, device: &Device) -> Result<Colours> {
 
 fn judge(pipeline: &Pipeline, plan: &Plan) -> Result<Box<dyn Energy>> {
     let refused = |message: &str| Error::invalid(FieldError::new("energy", "no_judge", message));
-    let file = pipeline.judge.as_deref().ok_or_else(|| refused("needs a judge, and the model has none"))?;
+    let file = pipeline.facts.judge.as_deref().ok_or_else(|| refused("needs a judge, and the model has none"))?;
     let recognised = Judge::open(file)?.into_recognised(&plan.prompt)?;
     let unknown = || refused("needs a prompt of which the model's judge knows a word");
     Ok(Box::new(recognised.ok_or_else(unknown)?))

@@ -99,7 +99,7 @@ impl Checker {
         match setting {
             EnergySetting::Colours { scale } => Some(Wanted::Colours { scale, picture: self.palette(request, size) }),
             EnergySetting::Judge { scale } => {
-                if !facts.judge {
+                if facts.judge.is_none() {
                     let message = format!("needs a judge, and {} has none beside its weights", facts.name);
                     self.errors.push(FieldError::new("energy", "no_judge", message));
                 }

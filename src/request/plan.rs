@@ -17,6 +17,7 @@ use crate::model::adapter::{Adapters, Applied, Inversion};
 use crate::model::checkpoint::{ControlNets, IpAdapters};
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
+use std::path::PathBuf;
 
 /// The most sampler steps.
 pub const MAX_STEPS: usize = 1000;
@@ -66,8 +67,8 @@ pub struct Facts {
     pub ip_adapters: IpAdapters,
     /// The adapters and embeddings that there are.
     pub adapters: Adapters,
-    /// Whether there is a judge of its pictures beside its weights.
-    pub judge: bool,
+    /// The file of a judge of its pictures, where there is one beside its weights.
+    pub judge: Option<PathBuf>,
 }
 
 impl Facts {
@@ -89,7 +90,7 @@ impl Facts {
             controlnets: ControlNets::default(),
             ip_adapters: IpAdapters::default(),
             adapters: Adapters::default(),
-            judge: false,
+            judge: None,
         }
     }
 

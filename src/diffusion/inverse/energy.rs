@@ -1,6 +1,6 @@
 //! Pictures of low energy: any number that can be differentiated by the picture steers it.
 
-use super::operator::square_norm;
+use super::operator::{quotient, square_norm};
 use super::towards::{Pull, View};
 use crate::Result;
 use crate::diffusion::jacobian::{Linearised, gradient};
@@ -46,13 +46,10 @@ impl<E: Energy> Pull for Steered<'_, E> {
         };
         let wish = gradient(&denoised, &energy)?;
         let pull = at.vjp(&wish)?;
-        let most = (square_norm(&wish)? / (square_norm(&pull)? + TINIEST)?)?.sqrt()?;
+        let most = quotient(&square_norm(&wish)?, &square_norm(&pull)?)?.sqrt()?;
         Ok((pull.broadcast_mul(&most.clamp(0.0, sigma * sigma)?)? * -self.scale)?)
     }
 }
-
-/// Added to what may be very small, before something is divided by it; a number in f32.
-const TINIEST: f64 = 1e-36;
 
 /// The colours of a picture, wherever they are in it: half the square of the sliced Wasserstein distance (Rabin et al. 2011)
 /// between the two clouds of pixels, summed over the pixels. With unit errors, this is how unlikely it would be to measure

@@ -1,6 +1,6 @@
 //! What was measured of a picture, as a pull.
 
-use super::operator::{LinearOperator, dot, square_norm};
+use super::operator::{LinearOperator, dot, quotient, square_norm};
 use super::towards::{Pull, View};
 use crate::Result;
 use crate::diffusion::jacobian::{Linearised, gradient};
@@ -72,7 +72,7 @@ impl<'a, A: LinearOperator> Measured<'a, A> {
         if self.view.is_none() {
             return self.operator.apply(v);
         }
-        let size = (square_norm(denoised)? / (square_norm(v)? + TINIEST)?)?.sqrt()?;
+        let size = quotient(&square_norm(denoised)?, &square_norm(v)?)?.sqrt()?;
         let step = ((size * SMALL)? + TINIEST)?;
         let moved = self.of(&(denoised + v.broadcast_mul(&step)?)?)?;
         Ok((moved - self.of(denoised)?)?.broadcast_div(&step)?)
@@ -107,7 +107,7 @@ impl<A: LinearOperator> Pull for Measured<'_, A> {
                 let spread = data_variance * sigma * sigma / (data_variance + sigma * sigma);
                 let pull = at.vjp(&self.weighed(&denoised, &residual, spread)?)?;
                 let explained = self.along(&denoised, &pull)?;
-                let most = (dot(&residual, &explained)? / (square_norm(&explained)? + TINIEST)?)?;
+                let most = quotient(&dot(&residual, &explained)?, &square_norm(&explained)?)?;
                 Ok(pull.broadcast_mul(&most.clamp(0.0, sigma * sigma)?)?)
             }
             // In the paper the gradient is one by a x and moves a' x'; here it is one by x, and an ancestral step passes on

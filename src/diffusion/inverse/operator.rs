@@ -233,6 +233,11 @@ pub(super) fn square_norm(y: &Tensor) -> Result<Tensor> {
     dot(y, y)
 }
 
+/// `a / b` of numbers at or above 0, where `b` may be 0 and then stands for very little: a number in f32.
+pub(super) fn quotient(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok((a / (b + 1e-36)?)?)
+}
+
 /// Each picture's inner product, (B, 1, 1, 1).
 pub(super) fn dot(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok((a * b)?.sum_keepdim(D::Minus1)?.sum_keepdim(2)?.sum_keepdim(1)?)

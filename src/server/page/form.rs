@@ -118,7 +118,8 @@ impl Make<'_> {
     }
 
     fn energies(&self) -> impl Iterator<Item = String> {
-        let possible = |energy: &EnergySetting| self.facts().judge || !matches!(energy, EnergySetting::Judge { .. });
+        let possible =
+            |energy: &EnergySetting| self.facts().judge.is_some() || !matches!(energy, EnergySetting::Judge { .. });
         EnergySetting::ALL.into_iter().filter(possible).map(String::from)
     }
 

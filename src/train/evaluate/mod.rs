@@ -74,7 +74,7 @@ pub fn evaluate(
 }
 
 /// A fixed random choice of a split's records.
-fn choose(data: &Dataset, split: Split, settings: &Settings) -> Vec<usize> {
+pub fn choose(data: &Dataset, split: Split, settings: &Settings) -> Vec<usize> {
     let mut indices = data.indices(split);
     Dice::new(settings.seed).shuffle(&mut indices);
     indices.truncate(settings.prompts);

@@ -294,18 +294,19 @@ impl Pipeline {
         self.facts.beside
     }
 
-    /// The two heavy parts of drawing `plan`, to be measured one at a time.
-    pub fn parts(&self, plan: &Plan, batch: usize) -> Result<Parts<'_>> {
-        let seeds: Vec<u64> = (0..2 * batch).map(|k| plan.seed_of(k)).collect();
-        let shape = Shape::from([&[2 * batch], &self.latent_shape(plan).dims()[1..]].concat());
+    /// The two heavy parts of drawing `plan`, to be measured one at a time; the U-Net's call with or without guidance.
+    pub fn parts(&self, plan: &Plan, batch: usize, guided: bool) -> Result<Parts<'_>> {
+        let rows = if guided { 2 * batch } else { batch };
+        let seeds: Vec<u64> = (0..rows).map(|k| plan.seed_of(k)).collect();
+        let shape = Shape::from([&[rows], &self.latent_shape(plan).dims()[1..]].concat());
         let latents = SeededNoise::new(plan.noise, &seeds).normal(&shape, DType::F32, &self.device)?;
         let added = self.added(plan)?;
         let states = Text::new(&self.model, plan, &added, plan.steps)?.at(0)?;
-        let rows: Vec<_> = (0..batch).flat_map(|_| [&states.negative, &states.prompts[0].1]).collect();
+        let texts: Vec<_> = [&states.prompts[0].1, &states.negative].into_iter().cycle().take(rows).collect();
         let told = Told::new(&self.model, plan, None, None, &self.device)?;
-        let given = told.given(&TextStates::stacked(&rows)?)?;
-        let beside = told.beside(2 * batch)?;
-        let time = Tensor::full(0.5 * self.model.schedule.steps() as f32, 2 * batch, &self.device)?;
+        let given = told.given(&TextStates::stacked(&texts)?)?;
+        let beside = told.beside(rows)?;
+        let time = Tensor::full(0.5 * self.model.schedule.steps() as f32, rows, &self.device)?;
         let input = beside.map(|beside| Tensor::cat(&[&latents, &beside], 1)).transpose()?;
         Ok(Parts { model: &self.model, input: input.unwrap_or_else(|| latents.clone()), latents, given, time, batch })
     }

@@ -1,10 +1,12 @@
 //! `limner bench`: the speed of a model on this machine.
 
 use super::model::ModelArgs;
-use crate::pipeline::Pipeline;
+use crate::kernels::profile::{Call, noted};
+use crate::pipeline::{Parts, Pipeline};
 use crate::request::{GenerateRequest, Plan};
 use crate::{Result, memory};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Arguments of `limner bench`.
@@ -30,6 +32,16 @@ pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Instead, tell where the time of a U-Net call and of a decode goes, by kernel and by part of the network
+    #[arg(long, conflicts_with = "json")]
+    profile: bool,
+    /// Instead, run `unet` or `decode` once for each such line of the input, and print how many seconds it took: for
+    /// scripts/bench-peers
+    #[arg(long, hide = true)]
+    serve: bool,
+    /// Call the U-Net with a batch of 1 for each picture instead of 2
+    #[arg(long)]
+    unguided: bool,
 }
 
 /// Medians over the runs.
@@ -69,7 +81,15 @@ pub(super) fn run(args: Args) -> Result<()> {
         ..Default::default()
     };
     let plan = Plan::new(&request, &pipeline.facts())?;
-    let figures = measure(&pipeline, &plan, usize::from(args.batch), usize::from(args.runs), began)?;
+    if args.serve {
+        return serve(&pipeline.parts(&plan, usize::from(args.batch), !args.unguided)?);
+    }
+    if args.profile {
+        let parts = pipeline.parts(&plan, usize::from(args.batch), !args.unguided)?;
+        profile("U-Net call", || parts.call_unet())?;
+        return profile("decode", || parts.decode());
+    }
+    let figures = measure(&pipeline, &plan, &args, began)?;
     match args.json {
         true => println!("{}", serde_json::json!(figures)),
         false => print(&figures),
@@ -77,8 +97,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn measure(pipeline: &Pipeline, plan: &Plan, batch: usize, runs: usize, began: Instant) -> Result<Figures> {
-    let parts = pipeline.parts(plan, batch)?;
+fn measure(pipeline: &Pipeline, plan: &Plan, args: &Args, began: Instant) -> Result<Figures> {
+    let (batch, runs) = (usize::from(args.batch), usize::from(args.runs));
+    let parts = pipeline.parts(plan, batch, !args.unguided)?;
     let start_seconds = began.elapsed().as_secs_f64();
     let mut steps = Vec::new();
     let picture_seconds = median(runs, || draw(pipeline, plan, &mut steps))?;
@@ -96,6 +117,55 @@ fn measure(pipeline: &Pipeline, plan: &Plan, batch: usize, runs: usize, began: I
         picture_seconds,
         peak_rss_bytes: memory::peak_bytes().unwrap_or(0),
     })
+}
+
+/// Does what each line of the input says.
+fn serve(parts: &Parts<'_>) -> Result<()> {
+    let run = |part: &str| match part {
+        "decode" => parts.decode(),
+        _ => parts.call_unet(),
+    };
+    run("unet")?;
+    run("decode")?;
+    println!("ready");
+    for line in std::io::stdin().lines() {
+        let began = Instant::now();
+        run(line.unwrap_or_default().trim())?;
+        println!("{}", began.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// Prints where the time of `work` goes, of a second call.
+fn profile(name: &str, work: impl Fn() -> Result<()>) -> Result<()> {
+    work()?;
+    let began = Instant::now();
+    let (result, calls) = noted(&work);
+    let all = began.elapsed().as_secs_f64();
+    result?;
+    println!("{name}: {:.1} ms", all * 1e3);
+    let by = |key: fn(&Call) -> &str| {
+        let mut rows: BTreeMap<&str, (usize, f64, f64)> = BTreeMap::new();
+        for call in &calls {
+            let row = rows.entry(key(call)).or_default();
+            *row = (row.0 + 1, row.1 + call.took.as_secs_f64(), row.2 + call.flops);
+        }
+        let kernels: f64 = rows.values().map(|row| row.1).sum();
+        rows.insert("everything else", (0, all - kernels, 0.0));
+        let mut rows: Vec<_> = rows.into_iter().collect();
+        rows.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+        rows
+    };
+    for (title, rows) in [("by part", by(|call| &call.part)), ("by kernel", by(|call| &call.kernel))] {
+        println!("  {title:56} {:>5} {:>10} {:>7} {:>9}", "calls", "ms", "share", "GFLOP/s");
+        for (name, (count, seconds, flops)) in rows {
+            let (share, rate) = (100.0 * seconds / all, flops / seconds / 1e9);
+            let name = if name.is_empty() { "(beside the blocks)" } else { name };
+            println!("  {name:56} {count:5} {:10.2} {share:6.1} % {rate:9.1}", seconds * 1e3);
+        }
+    }
+    println!();
+    Ok(())
 }
 
 /// A whole picture; notes how long each step but the first took.

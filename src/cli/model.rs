@@ -1,6 +1,7 @@
 //! `--model` and `--device`, which several subcommands share.
 
 use crate::error::{Error, FieldError, Result};
+use crate::kernels::{Isa, Products};
 use crate::model::checkpoint::{self, Precision};
 use crate::pipeline::Pipeline;
 use candle_core::{DType, Device};
@@ -18,6 +19,30 @@ pub(super) struct ModelArgs {
     /// The type of the model's numbers
     #[arg(long, value_enum, default_value_t = NumberKind::Auto)]
     dtype: NumberKind,
+    /// In what a CPU multiplies
+    #[arg(long, env = "LIMNER_PRODUCTS", value_enum, default_value_t = ProductKind::Auto)]
+    products: ProductKind,
+}
+
+/// The types of products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ProductKind {
+    /// bf16 where the processor has fast instructions for it, else f32
+    Auto,
+    /// f32, as exact as other programs' f32
+    F32,
+    /// bf16, summed in f32
+    Bf16,
+}
+
+impl ProductKind {
+    fn products(self) -> Products {
+        match self {
+            Self::Auto if Isa::best().gains() => Products::Brain,
+            Self::Auto | Self::F32 => Products::Full,
+            Self::Bf16 => Products::Brain,
+        }
+    }
 }
 
 /// The types that weights can be kept in.
@@ -66,7 +91,7 @@ impl ModelArgs {
             NumberKind::F16 => Some(DType::F16),
             NumberKind::Bf16 => Some(DType::BF16),
         };
-        Precision::on(device, wanted)
+        Precision::on(device, wanted).with_products(self.products.products())
     }
 
     /// Opens the device. Fails when one is asked for by name that this build or machine does not have.

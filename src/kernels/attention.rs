@@ -4,6 +4,7 @@
 use super::gemm::{Matrix, Onto, product};
 use super::math::{exp, vectorised};
 use super::native::{gradient, output, values, with_values};
+use super::packed::{self, Isa};
 use super::threads::{self, Scratch};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
@@ -44,6 +45,14 @@ impl Attention {
             candle_core::bail!("attention: {} heads do not divide {channels} channels", self.heads);
         }
         Ok(Sizes { queries, keys, channels, head: channels / self.heads })
+    }
+
+    /// The same with products in bf16, of contiguous tensors.
+    pub(super) fn in_brain(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> crate::Result<Tensor> {
+        let Sizes { queries, keys, channels, head } = self.sizes(q.shape(), k.shape())?;
+        let sizes = packed::attention::Sizes { queries, keys, channels, head, causal: self.causal };
+        let y = with_values([q, k, v], |all| packed::attention::attention(Isa::best(), sizes, all))?;
+        Ok(Tensor::from_vec(y, q.shape().clone(), q.device())?)
     }
 
     /// Softmax weights of `count` queries starting at `first`, into `scores` (count x keys).

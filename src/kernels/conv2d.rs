@@ -14,7 +14,7 @@ use super::stored::{Weights, check_trainable, widened};
 use super::threads::{self, Scratch};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 pub(super) use forward::Forward;
-use sizes::Sizes;
+pub(super) use sizes::{Sizes, nearest};
 
 /// Arguments: x (B, H, W, I), w (O, kh, kw, I), b (O).
 #[derive(Clone, Copy)]

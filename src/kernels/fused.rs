@@ -5,7 +5,10 @@ use super::activation::add_to_samples;
 use super::conv2d::{Conv2d, Forward};
 use super::native::with_values;
 use super::norm::{Affine, Norm};
-use super::{Activation, Padding, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native, reference, stored};
+use super::{
+    Activation, Padding, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native, packed, profile,
+    reference, stored,
+};
 use crate::{Error, Result};
 use candle_core::{DType, Shape, Storage, Tensor};
 
@@ -26,7 +29,7 @@ pub struct Normalisation<'a> {
 #[derive(Clone, Copy)]
 pub struct Convolution<'a> {
     /// (O, kh, kw, I).
-    pub weight: &'a Tensor,
+    pub weight: &'a Weight,
     /// (O).
     pub bias: Option<&'a Tensor>,
     /// Positions from one result to the next.
@@ -54,7 +57,7 @@ impl Normalisation<'_> {
     }
 
     /// What it does to `x`, (B, .., C).
-    fn affine(self, x: &[f32], shape: &Shape) -> Result<Affine> {
+    pub(super) fn affine(self, x: &[f32], shape: &Shape) -> Result<Affine> {
         let positions = shape.elem_count() / (shape.dims()[0] * self.weight.elem_count()).max(1);
         let (groups, eps, activation) = (self.groups, self.eps, Activation::Silu);
         let norm = Norm { name: "group-norm", positions, groups, eps, activation };
@@ -63,6 +66,21 @@ impl Normalisation<'_> {
 }
 
 impl Convolution<'_> {
+    /// Its sizes, for an input (B, H, W, I).
+    pub(super) fn told(&self, x: &Tensor) -> String {
+        let dims = self.weight.dims();
+        let outputs = dims.first().copied().unwrap_or(0);
+        let kernel = dims.get(1).copied().unwrap_or(0);
+        format!("{:?}, {outputs}, {kernel}x{kernel}", x.dims())
+    }
+
+    /// Additions and multiplications of its own, for an input (B, H, W, I).
+    pub(super) fn flops(&self, x: &Tensor) -> f64 {
+        let weights: usize = self.weight.dims().iter().product();
+        let positions: usize = x.dims().iter().take(3).product();
+        2.0 * (weights * positions) as f64 / (self.stride * self.stride) as f64
+    }
+
     fn of(self, x: &Tensor) -> Result<Tensor> {
         conv2d(x, self.weight, self.bias, self.stride, self.padding)
     }
@@ -74,10 +92,11 @@ impl Convolution<'_> {
         enlarged: Option<(usize, usize)>,
         f: impl FnOnce(Forward<'_>) -> Result<R>,
     ) -> Result<R> {
-        let bias = bias_or_zeros(self.bias, self.weight, DType::F32)?;
+        let Weight::Plain(weight) = self.weight else { return Err(fault("a convolution of another kind of weights")) };
+        let bias = bias_or_zeros(self.bias, weight, DType::F32)?;
         let op = Conv2d { stride: self.stride, padding: self.padding };
         with_values([&bias], |[b]| {
-            let (storage, layout) = self.weight.storage_and_layout();
+            let (storage, layout) = weight.storage_and_layout();
             match &*storage {
                 Storage::Cpu(cpu) => f(op.forward(x, enlarged, (cpu, layout), b)?),
                 _ => Err(fault("a CPU kernel was given weights elsewhere")),
@@ -93,17 +112,23 @@ fn fault(message: &str) -> Error {
 /// Whether the operations may be joined: no gradient is wanted of the input or of any parameter.
 fn joins<'a>(x: &Tensor, norms: &[Normalisation<'a>], convolutions: &[Convolution<'a>]) -> bool {
     let norms = norms.iter().flat_map(|norm| [norm.weight, norm.bias]);
-    let convolved = convolutions.iter().flat_map(|conv| [Some(conv.weight), conv.bias]).flatten();
-    let served = convolutions.iter().all(|conv| stored::serves(conv.weight.dtype()) && conv.weight.is_contiguous());
+    let convolved = convolutions.iter().flat_map(|conv| [conv.weight.plain(), conv.bias]).flatten();
+    let served = |w: &Tensor| stored::serves(w.dtype()) && w.is_contiguous();
+    let served = convolutions.iter().all(|conv| conv.weight.plain().is_none_or(served));
     is_native(x) && served && norms.chain(convolved).chain([x]).all(|tensor| !tensor.track_op())
 }
 
 /// `conv2d(silu(group_norm(x)))`. Shapes: `x` (B, H, W, I); returns (B, H', W', O).
 pub fn norm_silu_conv2d(x: &Tensor, norm: Normalisation<'_>, convolution: Convolution<'_>) -> Result<Tensor> {
+    let _span = profile::kernel(|| (format!("normed convolution {}", convolution.told(x)), convolution.flops(x)));
     if !joins(x, &[norm], &[convolution]) {
         return convolution.of(&norm.silu(x)?);
     }
     let x = x.contiguous()?;
+    if let Weight::Packed(packed) = convolution.weight {
+        let affine = with_values([&x], |[values]| norm.affine(values, x.shape()))??;
+        return packed::fused::conv2d(&x, (convolution, packed), None, Some(&affine));
+    }
     let (y, shape) = normed(&x, norm, convolution)?;
     Ok(Tensor::from_vec(y, shape, x.device())?)
 }
@@ -111,8 +136,16 @@ pub fn norm_silu_conv2d(x: &Tensor, norm: Normalisation<'_>, convolution: Convol
 /// `conv2d` of `x` enlarged to `height` x `width` by repeating the nearest position before.
 /// Shapes: `x` (B, H, W, I); returns (B, H', W', O).
 pub fn enlarged_conv2d(x: &Tensor, (height, width): (usize, usize), convolution: Convolution<'_>) -> Result<Tensor> {
+    let _span = profile::kernel(|| {
+        let positions = x.dims().iter().skip(1).take(2).product::<usize>().max(1);
+        let grown = (height * width) as f64 / positions as f64;
+        (format!("enlarged convolution {}", convolution.told(x)), grown * convolution.flops(x))
+    });
     if !joins(x, &[], &[convolution]) {
         return convolution.of(&reference::enlarge(x, height, width)?);
+    }
+    if let Weight::Packed(packed) = convolution.weight {
+        return packed::fused::conv2d(x, (convolution, packed), Some((height, width)), None);
     }
     let x = x.contiguous()?;
     let (y, shape) = convolution.forward(x.shape(), Some((height, width)), |forward| {
@@ -127,6 +160,10 @@ pub fn enlarged_conv2d(x: &Tensor, (height, width): (usize, usize), convolution:
 pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
     let Residual { first, per_sample, second, shortcut } = block;
     let convolutions: Vec<_> = [first.1, second.1].into_iter().chain(shortcut).collect();
+    let _span = profile::kernel(|| {
+        let flops = convolutions.iter().map(|convolution| convolution.flops(x)).sum();
+        (format!("residual block {}", first.1.told(x)), flops)
+    });
     if !joins(x, &[first.0, second.0], &convolutions) || per_sample.is_some_and(Tensor::track_op) {
         let mut h = first.1.of(&first.0.silu(x)?)?;
         if let Some(e) = per_sample {
@@ -137,6 +174,13 @@ pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
             Some(shortcut) => (shortcut.of(x)? + h)?,
             None => (x + h)?,
         });
+    }
+    match (first.1.weight, second.1.weight, shortcut.map(|shortcut| shortcut.weight)) {
+        (Weight::Packed(a), Weight::Packed(b), None) => return packed::fused::residual_block(x, block, (a, b, None)),
+        (Weight::Packed(a), Weight::Packed(b), Some(Weight::Packed(c))) => {
+            return packed::fused::residual_block(x, block, (a, b, Some(c)));
+        }
+        _ => {}
     }
     let x = x.contiguous()?;
     let (mut h, shape) = normed(&x, first.0, first.1)?;
@@ -158,7 +202,7 @@ pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
     Ok(Tensor::from_vec(h, shape, x.device())?)
 }
 
-fn check(input: &Shape, result: &Shape) -> Result<()> {
+pub(super) fn check(input: &Shape, result: &Shape) -> Result<()> {
     if input == result {
         return Ok(());
     }

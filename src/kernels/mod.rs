@@ -19,12 +19,15 @@ mod math;
 mod merged;
 mod native;
 mod norm;
+mod packed;
+pub mod profile;
 mod reference;
 mod stored;
 mod threads;
 
 pub use fused::{Convolution, Normalisation, Residual, enlarged_conv2d, norm_silu_conv2d, residual_block};
 pub(crate) use native::with_values;
+pub use packed::{Isa, Packed, pack};
 pub use threads::{is_alone, on_this_thread};
 
 use crate::Result;
@@ -65,12 +68,117 @@ pub enum Activation {
     Silu,
 }
 
+/// The weights of a layer.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// One by one, in the type in which they are stored: (O, I), or (O, kh, kw, I) of a convolution.
+    Plain(Tensor),
+    /// In bf16, laid out for products in bf16, on the CPU. They have no gradient; inputs have.
+    Packed(Packed),
+}
+
+impl Weight {
+    /// (O, I), or (O, kh, kw, I).
+    fn dims(&self) -> Vec<usize> {
+        match self {
+            Self::Plain(tensor) => tensor.dims().to_vec(),
+            Self::Packed(packed) => packed.shape().into_dims(),
+        }
+    }
+
+    fn plain(&self) -> Option<&Tensor> {
+        match self {
+            Self::Plain(tensor) => Some(tensor),
+            Self::Packed(_) => None,
+        }
+    }
+
+    /// How products with them are computed.
+    pub fn products(&self) -> Products {
+        match self {
+            Self::Plain(_) => Products::Full,
+            Self::Packed(_) => Products::Brain,
+        }
+    }
+}
+
+impl From<Tensor> for Weight {
+    fn from(tensor: Tensor) -> Self {
+        Self::Plain(tensor)
+    }
+}
+
+/// In what products are computed on the CPU, where they are our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// f32.
+    Full,
+    /// bf16, summed in f32.
+    Brain,
+}
+
+/// The parameters of a gated feed-forward network: see [`feed_forward`].
+#[derive(Clone, Copy)]
+pub struct FeedForward<'a> {
+    /// Scale and shift of the layer norm before it, and what is added to its variance.
+    pub norm: (&'a Tensor, &'a Tensor, f64),
+    /// Of values and gates, (2 D, I), with a bias.
+    pub first: (&'a Weight, &'a Tensor),
+    /// (I, D), with a bias.
+    pub second: (&'a Weight, &'a Tensor),
+}
+
+/// `x + linear2(geglu(linear1(layer_norm(x))))`. Shapes: `x` (.., I); returns the same.
+pub fn feed_forward(x: &Tensor, f: FeedForward<'_>) -> Result<Tensor> {
+    let (norm, (first, first_bias), (second, second_bias)) = (f.norm, f.first, f.second);
+    let _span = profile::kernel(|| {
+        let d = first.dims()[0] / 2;
+        (format!("feed-forward {:?}, {d}", x.dims()), 6.0 * (x.elem_count() * d) as f64)
+    });
+    let plain = [x, norm.0, norm.1, first_bias, second_bias].iter().all(|tensor| !tensor.track_op());
+    if let (Weight::Packed(a), Weight::Packed(b), true) = (first, second, plain && is_native(x)) {
+        let rows = x.elem_count() / x.dim(candle_core::D::Minus1)?.max(1);
+        if packed::feed::Feed::serves([a, b], rows) {
+            let x = x.contiguous()?;
+            let y = with_values([&x, norm.0, norm.1, first_bias, second_bias], |[x, scale, shift, first, second]| {
+                let feed = packed::feed::Feed { weights: [a, b], biases: [first, second] };
+                feed.run(Isa::best(), x, |x, y| norm::normalise_rows(x, scale, shift, norm.2, y))
+            })??;
+            return Ok(Tensor::from_vec(y, x.shape().clone(), x.device())?);
+        }
+    }
+    let h = geglu_linear(&layer_norm(x, norm.0, norm.1, norm.2)?, first, Some(first_bias))?;
+    Ok((x + linear(&h, second, Some(second_bias))?)?)
+}
+
+/// [`geglu`] of [`linear`]. Shapes: `x` (.., I), `w` (2 D, I), `b` (2 D); returns (.., D).
+pub fn geglu_linear(x: &Tensor, w: &Weight, b: Option<&Tensor>) -> Result<Tensor> {
+    let _span = linear_span("gated linear", x, w);
+    match w {
+        Weight::Packed(w) if packed::linear::is_gated(w) && is_native(x) && !x.track_op() => {
+            packed::linear::forward(w, x, b, true)
+        }
+        _ => geglu(&linear(x, w, b)?),
+    }
+}
+
 /// `x w^T + b`. Shapes: `x` (.., I), `w` (O, I), `b` (O); returns (.., O).
-pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear(x: &Tensor, w: &Weight, b: Option<&Tensor>) -> Result<Tensor> {
+    let _span = linear_span("linear", x, w);
+    let w = match w {
+        Weight::Plain(w) => w,
+        Weight::Packed(w) if is_native(x) && !x.track_op() => return packed::linear::forward(w, x, b, false),
+        Weight::Packed(w) => &w.unpack()?,
+    };
     if !is_native(x) || !stored::serves(w.dtype()) {
         return reference::linear(x, w, b);
     }
     Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w, x.dtype())?, linear::Linear)?)
+}
+
+fn linear_span(name: &str, x: &Tensor, w: &Weight) -> profile::Span {
+    let outputs = || w.dims()[0];
+    profile::kernel(|| (format!("{name} {:?}, {}", x.dims(), outputs()), 2.0 * (x.elem_count() * outputs()) as f64))
 }
 
 /// `w + a b`, summed in f32 and rounded to the type of `w`; has no gradient. Shapes: `w` (O, I), `a` (O, R) and `b` (R, I)
@@ -83,7 +191,16 @@ pub fn add_product(w: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 /// 2-D convolution (cross-correlation). Shapes: `x` (B, H, W, I), `w` (O, kh, kw, I), `b` (O); returns (B, H', W', O).
-pub fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
+pub fn conv2d(x: &Tensor, w: &Weight, b: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
+    let convolution = Convolution { weight: w, bias: b, stride, padding };
+    let _span = profile::kernel(|| (format!("convolution {}", convolution.told(x)), convolution.flops(x)));
+    let w = match w {
+        Weight::Plain(w) => w,
+        Weight::Packed(packed) if is_native(x) && !x.track_op() => {
+            return packed::fused::conv2d(x, (convolution, packed), None, None);
+        }
+        Weight::Packed(packed) => &packed.unpack()?.reshape(packed.shape())?,
+    };
     if !is_native(x) || !stored::serves(w.dtype()) {
         return reference::conv2d(x, w, b, stride, padding);
     }
@@ -101,6 +218,7 @@ pub fn group_norm(
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
+    let _span = profile::kernel(|| (format!("group norm {:?}", x.dims()), 0.0));
     if !is_native(x) {
         return reference::group_norm(x, w, b, groups, eps, activation);
     }
@@ -111,6 +229,7 @@ pub fn group_norm(
 
 /// Layer normalisation over the last dimension. Shapes: `x` (.., C), `w` and `b` (C).
 pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor> {
+    let _span = profile::kernel(|| (format!("layer norm {:?}", x.dims()), 0.0));
     if !is_native(x) {
         return reference::layer_norm(x, w, b, eps);
     }
@@ -120,7 +239,11 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor
 
 /// Scaled dot-product attention with `heads` heads side by side in the channels.
 /// Shapes: `q` (B, T, C), `k` and `v` (B, S, C); returns (B, T, C). With `causal`, position t sees positions 0..=t.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool, products: Products) -> Result<Tensor> {
+    let _span = profile::kernel(|| {
+        let keys = k.dims().get(1).copied().unwrap_or(0);
+        (format!("attention {:?}, {keys}, {heads} heads", q.dims()), 4.0 * (q.elem_count() * keys) as f64)
+    });
     #[cfg(feature = "flash-attn")]
     if flash::serves(q, k, heads, causal) {
         return flash::attention(q, k, v, heads, causal);
@@ -129,12 +252,16 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
         return reference::attention_in_blocks(q, k, v, heads, causal);
     }
     let op = attention::Attention { heads, causal };
+    if products == Products::Brain && ![q, k, v].iter().any(|x| x.track_op()) {
+        return op.in_brain(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?);
+    }
     Ok(q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?)
 }
 
 /// Gated GELU: the last dimension holds values, then gates; returns `values * gelu(gates)` with the exact (erf) GELU.
 /// Shapes: `x` (.., 2 D); returns (.., D).
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    let _span = profile::kernel(|| (format!("geglu {:?}", x.dims()), 0.0));
     if !is_native(x) {
         return reference::geglu(x);
     }
@@ -143,6 +270,7 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
 
 /// `x * sigmoid(x)`, any shape.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
+    let _span = profile::kernel(|| (format!("silu {:?}", x.dims()), 0.0));
     if !is_native(x) {
         return Ok(x.silu()?);
     }

@@ -19,6 +19,14 @@ pub(crate) fn with_values<const N: usize, R>(tensors: [&Tensor; N], f: impl FnOn
     Ok(f(slices))
 }
 
+/// Runs `f` on the values of a contiguous f32 CPU tensor, where there is one.
+pub(super) fn with_some<R>(tensor: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> R) -> Result<R> {
+    match tensor {
+        Some(tensor) => with_values([tensor], |[values]| f(Some(values))),
+        None => Ok(f(None)),
+    }
+}
+
 /// What a custom operation returns.
 pub(super) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(values), shape.into()))

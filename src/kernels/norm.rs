@@ -3,6 +3,7 @@
 use super::Activation;
 use super::math::{sigmoid, vectorised};
 use super::native::{gradient, output, values, with_values};
+use super::packed::round;
 use super::threads;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
@@ -17,8 +18,8 @@ pub(super) struct Norm {
     pub(super) activation: Activation,
 }
 
-/// Numbers of which the sums are worth spreading over the cores: 4 MiB.
-const MANY: usize = 1 << 20;
+/// Numbers whose statistics are taken at a time: 128 KiB.
+const CHUNK: usize = 1 << 15;
 
 /// Mean and 1 / standard deviation of every channel's group.
 struct Statistics {
@@ -55,33 +56,56 @@ impl Affine {
     }
 }
 
+impl Affine {
+    /// The same for one row of positions, as the bits of bf16.
+    #[inline(always)]
+    pub(super) fn apply_rounded(&self, sample: usize, x: &[f32], y: &mut [u16]) {
+        let channels = self.channels;
+        let of_sample = sample * channels..(sample + 1) * channels;
+        let (scale, shift) = (&self.scale[of_sample.clone()], &self.shift[of_sample]);
+        let silu = self.activation == Activation::Silu;
+        for (row, out) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+            let terms = out.iter_mut().zip(row).zip(scale).zip(shift);
+            match silu {
+                true => terms.for_each(|(((o, v), s), t)| {
+                    let v = v * s + t;
+                    *o = round::bits(v * sigmoid(v));
+                }),
+                false => terms.for_each(|(((o, v), s), t)| *o = round::bits(v * s + t)),
+            }
+        }
+    }
+}
+
 impl Norm {
-    /// Two passes over the rows, per channel in f32 and over channels in f64: no cancellation, and rows stay in the cache.
+    /// The rows are read once: of some at a time, few enough to stay in the cache, the mean of each channel and the sum
+    /// of its squared deviations from that. Those of a group are put together in f64 (Chan, Golub and LeVeque 1983), so
+    /// that nothing cancels.
     fn statistics(&self, x: &[f32], channels: usize) -> Statistics {
         let per_group = channels / self.groups;
+        let rows = (CHUNK / channels.max(1)).max(1);
+        let chunks: Vec<&[f32]> = x.chunks((rows * channels).max(1)).collect();
+        let mut moments = vec![0.0f32; 2 * channels * chunks.len()];
+        threads::for_each(chunks.iter().zip(moments.chunks_exact_mut(2 * channels)).collect(), |(x, moments)| {
+            let (means, squares) = moments.split_at_mut(channels);
+            channel_moments(x, means, squares);
+        });
         let count = (self.positions * per_group) as f64;
-        let over_groups = |sums: &[f32]| -> Vec<f64> {
-            sums.chunks_exact(per_group).map(|g| g.iter().map(|&v| f64::from(v)).sum::<f64>() / count).collect()
+        let chunk = |i: usize| (chunks[i].len() / channels) as f64;
+        let of_group = |group: usize| {
+            let parts = moments.chunks_exact(2 * channels).enumerate().map(|(i, moments)| {
+                let (means, squares) = moments.split_at(channels);
+                let own = group * per_group..(group + 1) * per_group;
+                (chunk(i), &means[own.clone()], &squares[own])
+            });
+            let sum = |values: &[f32]| values.iter().map(|&v| f64::from(v)).sum::<f64>();
+            let mean = parts.clone().map(|(rows, means, _)| rows * sum(means)).sum::<f64>() / count;
+            let apart = |means: &[f32]| means.iter().map(|&m| (f64::from(m) - mean).powi(2)).sum::<f64>();
+            let squares: f64 = parts.map(|(rows, means, squares)| sum(squares) + rows * apart(means)).sum();
+            (mean, 1.0 / (squares / count + self.eps).sqrt())
         };
-        let sums = channel_sums(
-            x,
-            channels,
-            #[inline(always)]
-            |sums, row, _| sums.iter_mut().zip(row).for_each(|(s, v)| *s += v),
-        );
-        let mean: Vec<f32> = spread(&over_groups(&sums), per_group);
-        let squares = channel_sums(
-            x,
-            channels,
-            #[inline(always)]
-            |sums, row, first| {
-                for ((s, v), m) in sums.iter_mut().zip(row).zip(&mean[first..]) {
-                    *s += (v - m) * (v - m);
-                }
-            },
-        );
-        let inverse: Vec<f64> = over_groups(&squares).iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect();
-        Statistics { mean, inverse: spread(&inverse, per_group) }
+        let (mean, inverse): (Vec<_>, Vec<_>) = (0..self.groups).map(of_group).unzip();
+        Statistics { mean: spread(&mean, per_group), inverse: spread(&inverse, per_group) }
     }
 
     /// What it does to each of the samples that `x` has.
@@ -155,16 +179,59 @@ impl Norm {
     }
 }
 
-/// A sum over the rows of `x` for each channel. `add` adds to some of the sums those channels of a row, the first of
-/// which is the one it is told. Of many rows, each core takes some channels: a sum is never split.
-fn channel_sums(x: &[f32], channels: usize, add: impl Fn(&mut [f32], &[f32], usize) + Sync) -> Vec<f32> {
-    let mut sums = vec![0.0f32; channels];
-    let together = if x.len() < MANY { channels } else { (channels / 4).next_multiple_of(16) };
-    threads::for_each(sums.chunks_mut(together.max(1)).enumerate().collect(), |(i, sums)| {
-        let first = i * together;
-        vectorised!(|| x.chunks_exact(channels).for_each(|row| add(sums, &row[first..first + sums.len()], first)));
+/// The mean of each channel over the rows of `x`, and the sum of its squared deviations from that. Both start as zeros.
+fn channel_moments(x: &[f32], means: &mut [f32], squares: &mut [f32]) {
+    let channels = means.len();
+    let inverse = 1.0 / (x.len() / channels.max(1)) as f32;
+    vectorised!(|| {
+        for row in x.chunks_exact(channels) {
+            means.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+        }
+        means.iter_mut().for_each(|m| *m *= inverse);
+        for row in x.chunks_exact(channels) {
+            for ((s, v), m) in squares.iter_mut().zip(row).zip(means.iter()) {
+                *s += (v - m) * (v - m);
+            }
+        }
     });
-    sums
+}
+
+/// Sums that run side by side in [`normalise_rows`].
+const LANES: usize = 32;
+
+/// A layer norm: each row of `x` on its own, two passes over it.
+pub(super) fn normalise_rows(x: &[f32], w: &[f32], b: &[f32], eps: f64, y: &mut [f32]) {
+    let channels = w.len();
+    let count = 1.0 / channels as f32;
+    vectorised!(|| {
+        for (row, out) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+            let mean = lane_sum(
+                row,
+                #[inline(always)]
+                |v| v,
+            ) * count;
+            let square = lane_sum(
+                row,
+                #[inline(always)]
+                |v| (v - mean) * (v - mean),
+            );
+            let inverse = (1.0 / (f64::from(square * count) + eps).sqrt()) as f32;
+            for (((o, v), w), b) in out.iter_mut().zip(row).zip(w).zip(b) {
+                *o = (v - mean) * inverse * w + b;
+            }
+        }
+    });
+}
+
+#[inline(always)]
+fn lane_sum(row: &[f32], of: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().map(|&v| of(v)).sum();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, &v)| *lane += of(v));
+    }
+    lanes.iter().sum::<f32>() + rest
 }
 
 /// One value per group to one per channel.
@@ -189,6 +256,13 @@ impl CustomOp3 for Norm {
         let (x, w, b) = (values(x, lx)?, values(w, lw)?, values(b, lb)?);
         let sample = self.positions * w.len();
         let mut y = vec![0.0; x.len()];
+        if self.positions * self.groups == 1 && self.activation == Activation::Identity {
+            let per_task = (CHUNK / sample.max(1)).max(1) * sample;
+            threads::for_each(x.chunks(per_task).zip(y.chunks_mut(per_task)).collect(), |(x, y)| {
+                normalise_rows(x, w, b, self.eps, y);
+            });
+            return output(y, lx.shape().clone());
+        }
         // Small samples go to a core many at a time: a task costs about as much as a thousand values.
         let per_task = (16_384 / sample.max(1)).max(1) * sample;
         threads::for_each(x.chunks(per_task).zip(y.chunks_mut(per_task)).collect(), |(x, y)| {

@@ -160,7 +160,7 @@ impl<'a> Weights<'a> {
 /// The number that the bits of an f16 stand for, exactly, without branches and without numbers below f32's normal ones,
 /// which processors are slow at.
 #[inline(always)]
-fn widen(bits: u16) -> f32 {
+pub(super) fn widen(bits: u16) -> f32 {
     const MORE_EXPONENT: u32 = (127 - 15) << 23;
     let (magnitude, sign) = (u32::from(bits & 0x7fff), u32::from(bits & 0x8000) << 16);
     let infinite = if magnitude >= 0x7c00 { MORE_EXPONENT } else { 0 };

@@ -3,6 +3,18 @@
 use super::*;
 use candle_core::{Device, Var};
 
+fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    super::linear(x, &w.clone().into(), b)
+}
+
+fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
+    super::conv2d(x, &w.clone().into(), b, stride, padding)
+}
+
+fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    super::attention(q, k, v, heads, causal, Products::Full)
+}
+
 /// Deterministic values in about +-1.
 fn var(shape: &[usize], seed: u64) -> Var {
     let n: usize = shape.iter().product();
@@ -240,10 +252,31 @@ fn block_parameters(inputs: usize, outputs: usize) -> Vec<Var> {
     shapes.iter().enumerate().map(|(i, shape)| var(shape, 10 + i as u64)).collect()
 }
 
-fn block<'a>(p: &'a [Tensor], groups: usize, e: Option<&'a Tensor>, shortcut: bool) -> Residual<'a> {
-    let norm = |i: usize| Normalisation { weight: &p[i], bias: &p[i + 1], groups, eps: 1e-5 };
+/// Parameters, those of four dimensions also as weights.
+struct Parameters {
+    tensors: Vec<Tensor>,
+    weights: Vec<Weight>,
+}
+
+impl Parameters {
+    fn of(tensors: Vec<Tensor>) -> Self {
+        Self { weights: tensors.iter().cloned().map(Weight::from).collect(), tensors }
+    }
+
+    /// With weights packed.
+    fn packed(tensors: Vec<Tensor>) -> Self {
+        let pack = |tensor: &Tensor| match tensor.rank() {
+            4 => Weight::Packed(Packed::new(super::pack(tensor).unwrap(), tensor.dims()).unwrap()),
+            _ => tensor.clone().into(),
+        };
+        Self { weights: tensors.iter().map(pack).collect(), tensors }
+    }
+}
+
+fn block<'a>(p: &'a Parameters, groups: usize, e: Option<&'a Tensor>, shortcut: bool) -> Residual<'a> {
+    let norm = |i: usize| Normalisation { weight: &p.tensors[i], bias: &p.tensors[i + 1], groups, eps: 1e-5 };
     let convolution = |i: usize, padding| {
-        let (weight, bias) = (&p[i], Some(&p[i + 1]));
+        let (weight, bias) = (&p.weights[i], Some(&p.tensors[i + 1]));
         Convolution { weight, bias, stride: 1, padding: Padding::same(padding) }
     };
     Residual {
@@ -273,7 +306,8 @@ fn joined_operations_give_the_bits_of_single_ones() {
         for &dtype in if h < 100 { &all[..] } else { &all[..1] } {
             let stored = |v: &Var| if v.rank() == 4 { v.to_dtype(dtype).unwrap() } else { v.as_tensor().clone() };
             let tracked: Vec<_> = variables.iter().map(stored).collect();
-            let plain: Vec<_> = tracked.iter().map(Tensor::detach).collect();
+            let plain = Parameters::of(tracked.iter().map(Tensor::detach).collect());
+            let tracked = Parameters::of(tracked);
             let shortcut = inputs != outputs;
             let one_by_one = residual_block(&x, block(&tracked, groups, e, shortcut)).unwrap();
             let x = x.detach();
@@ -292,13 +326,13 @@ fn a_normed_convolution_of_any_kind_gives_the_bits_of_single_operations() {
         [((9, 12), 2, Padding::after(1)), ((90, 260), 1, Padding::same(2)), ((3, 3), 1, Padding::same(0))]
     {
         let (x, p) = (var(&[2, h, w, 24], 1), block_parameters(24, 70));
-        let run = |x: &Tensor, p: &[Tensor]| {
-            let norm = Normalisation { weight: &p[0], bias: &p[1], groups: 4, eps: 1e-5 };
-            let convolution = Convolution { weight: &p[2], bias: Some(&p[3]), stride, padding };
+        let run = |x: &Tensor, p: &Parameters| {
+            let norm = Normalisation { weight: &p.tensors[0], bias: &p.tensors[1], groups: 4, eps: 1e-5 };
+            let convolution = Convolution { weight: &p.weights[2], bias: Some(&p.tensors[3]), stride, padding };
             bits(&norm_silu_conv2d(x, norm, convolution).unwrap())
         };
-        let tracked: Vec<_> = p.iter().map(|v| v.as_tensor().clone()).collect();
-        let plain: Vec<_> = p.iter().map(|v| v.detach()).collect();
+        let tracked = Parameters::of(p.iter().map(|v| v.as_tensor().clone()).collect());
+        let plain = Parameters::of(p.iter().map(|v| v.detach()).collect());
         assert!(run(&x.detach(), &plain) == run(&x, &tracked), "{h} x {w}");
     }
 }
@@ -308,7 +342,8 @@ fn an_enlarged_convolution_gives_the_bits_of_single_operations() {
     for (from, to) in [((4, 5), (8, 10)), ((3, 7), (5, 13)), ((20, 30), (40, 60)), ((2, 2), (2, 2))] {
         let (x, w, b) = (var(&[2, from.0, from.1, 20], 1), var(&[66, 3, 3, 20], 2), var(&[66], 3));
         let run = |x: &Tensor, w: &Tensor, b: &Tensor| {
-            let convolution = Convolution { weight: w, bias: Some(b), stride: 1, padding: Padding::same(1) };
+            let weight = w.clone().into();
+            let convolution = Convolution { weight: &weight, bias: Some(b), stride: 1, padding: Padding::same(1) };
             enlarged_conv2d(x, to, convolution).unwrap()
         };
         let one_by_one = run(&x, &w, &b);
@@ -320,7 +355,81 @@ fn an_enlarged_convolution_gives_the_bits_of_single_operations() {
 #[test]
 fn a_residual_block_whose_channels_do_not_fit_is_refused() {
     let (x, p) = (var(&[1, 4, 4, 6], 1).detach(), block_parameters(6, 8));
-    let plain: Vec<_> = p.iter().map(|v| v.detach()).collect();
+    let plain = Parameters::of(p.iter().map(|v| v.detach()).collect());
     let message = residual_block(&x, block(&plain, 2, None, false)).unwrap_err().to_string();
     assert!(message.contains("[1, 4, 4, 6]") && message.contains("[1, 4, 4, 8]"), "{message}");
+}
+
+/// Weights in bf16 themselves, so that only activations are rounded.
+#[test]
+fn joined_operations_with_packed_weights_are_near_those_with_plain_ones() {
+    for ((b, h, w), (inputs, outputs), groups, timed) in
+        [((1, 1, 1), (4, 4), 2, false), ((2, 8, 8), (96, 160), 32, true), ((2, 40, 33), (32, 32), 4, true)]
+    {
+        let (x, e) = (var(&[b, h, w, inputs], 1).detach(), var(&[b, outputs], 2).detach());
+        let e = timed.then_some(&e);
+        let stored = |v: &Var| {
+            let rounded = |x: &Tensor| x.to_dtype(DType::BF16)?.to_dtype(DType::F32);
+            if v.rank() == 4 { rounded(v).unwrap() } else { v.detach() }
+        };
+        let all: Vec<_> = block_parameters(inputs, outputs).iter().map(stored).collect();
+        let (plain, packed) = (Parameters::of(all.clone()), Parameters::packed(all));
+        let shortcut = inputs != outputs;
+        let run = |p: &Parameters| residual_block(&x, block(p, groups, e, shortcut)).unwrap();
+        let off = largest_difference(&run(&packed), &run(&plain));
+        assert!(off < 1e-2, "residual block {b} x {h} x {w} x {inputs}: {off}");
+        let run = |p: &Parameters| {
+            let norm = Normalisation { weight: &p.tensors[0], bias: &p.tensors[1], groups, eps: 1e-5 };
+            let convolution =
+                Convolution { weight: &p.weights[2], bias: Some(&p.tensors[3]), stride: 2, padding: Padding::same(1) };
+            norm_silu_conv2d(&x, norm, convolution).unwrap()
+        };
+        let off = largest_difference(&run(&packed), &run(&plain));
+        assert!(off < 1e-2, "normed convolution {b} x {h} x {w} x {inputs}: {off}");
+    }
+}
+
+/// Where a gradient is wanted, and where our own kernels do not serve, packed weights are what they were packed from.
+#[test]
+fn packed_weights_are_unpacked_where_their_kernels_do_not_serve() {
+    let (x, w, b) = (var(&[3, 40], 1), var(&[7, 40], 2).detach().to_dtype(DType::BF16).unwrap(), var(&[7], 3).detach());
+    let packed = Weight::Packed(Packed::new(pack(&w).unwrap(), &[7, 40]).unwrap());
+    let plain = Weight::from(w);
+    let run = |w: &Weight| {
+        let y = super::linear(&x, w, Some(&b)).unwrap();
+        let gradient = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        (bits(&y), bits(gradient.get(&x).unwrap()))
+    };
+    assert!(run(&packed) == run(&plain));
+    let forced = |w: &Weight| bits(&by_reference(|| super::linear(&x.detach(), w, Some(&b)).unwrap()));
+    assert!(forced(&packed) == forced(&plain));
+
+    let (x, w) = (var(&[1, 6, 5, 8], 1), var(&[4, 3, 3, 8], 2).detach().to_dtype(DType::BF16).unwrap());
+    let packed = Weight::Packed(Packed::new(pack(&w).unwrap(), &[4, 3, 3, 8]).unwrap());
+    let run = |w: &Weight| {
+        let y = super::conv2d(&x, w, None, 1, Padding::same(1)).unwrap();
+        let gradient = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        (bits(&y), bits(gradient.get(&x).unwrap()))
+    };
+    assert!(run(&packed) == run(&w.into()));
+}
+
+#[test]
+fn a_feed_forward_network_is_near_its_parts_for_packed_weights_and_the_same_for_plain_ones() {
+    let (norm, shift) = (var(&[64], 4).detach(), var(&[64], 5).detach());
+    let (first, second) = (var(&[128, 64], 6).detach(), var(&[64, 64], 7).detach());
+    let biases = (var(&[128], 8).detach(), var(&[64], 9).detach());
+    let packed = |w: &Tensor| Weight::Packed(Packed::new(pack(w).unwrap(), w.dims()).unwrap());
+    for rows in [3, 700] {
+        let x = var(&[1, rows, 64], 1).detach();
+        let run = |first: &Weight, second: &Weight| {
+            let (first, second) = ((first, &biases.0), (second, &biases.1));
+            feed_forward(&x, FeedForward { norm: (&norm, &shift, 1e-5), first, second }).unwrap()
+        };
+        let h = geglu(&linear(&layer_norm(&x, &norm, &shift, 1e-5).unwrap(), &first, Some(&biases.0)).unwrap());
+        let expected = (&x + linear(&h.unwrap(), &second, Some(&biases.1)).unwrap()).unwrap();
+        assert!(bits(&run(&first.clone().into(), &second.clone().into())) == bits(&expected));
+        let off = largest_difference(&run(&packed(&first), &packed(&second)), &expected);
+        assert!(off < 2e-2, "{rows}: {off}");
+    }
 }

@@ -236,7 +236,7 @@ impl EncoderLayer {
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.layer_norm1.forward(x)?;
         let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
-        let attended = kernels::attention(&q, &k, &v, self.heads, self.causal)?;
+        let attended = kernels::attention(&q, &k, &v, self.heads, self.causal, self.q_proj.products())?;
         let x = (x + self.out_proj.forward(&attended)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let h = match self.activation {

@@ -4,7 +4,9 @@
 //! differentiable; candle-nn's own `LayerNorm` and `softmax_last_dim` are avoided because they have no backward.
 
 use crate::Result;
-use crate::kernels::{self, Activation, Convolution, Normalisation, Padding, Residual};
+use crate::kernels::{
+    self, Activation, Convolution, FeedForward, Normalisation, Packed, Padding, Products, Residual, Weight,
+};
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 
@@ -14,10 +16,38 @@ fn uniform(fan_in: usize) -> Init {
     Init::Uniform { lo: -bound, up: bound }
 }
 
+/// Parameters of this name are asked for in the layout of [`Packed`], and are there where products are to be in bf16.
+const WEIGHT: &str = "weight";
+const PACKED_WEIGHT: &str = "weight#packed";
+
+/// What a parameter in the layout of [`Packed`] is called, if it is one.
+pub(super) fn packed_name(name: &str) -> Option<&str> {
+    name.strip_suffix("#packed")
+}
+
+/// The name under which the parameter `name` is asked for in the layout of [`Packed`].
+pub(super) fn name_packed(name: &str) -> String {
+    format!("{name}#packed")
+}
+
+/// The weight of a linear layer, (O, I), or of a convolution, (O, I, kh, kw) in files.
+fn weight(dims: &[usize], init: Init, vb: &VarBuilder) -> Result<Weight> {
+    let kernel = |dims: &[usize]| match *dims {
+        [outputs, inputs, height, width] => vec![outputs, height, width, inputs],
+        _ => dims.to_vec(),
+    };
+    if vb.contains_tensor(PACKED_WEIGHT) {
+        return Ok(Weight::Packed(Packed::new(vb.get_with_hints(dims, PACKED_WEIGHT, init)?, &kernel(dims))?));
+    }
+    let weight = vb.get_with_hints(dims, WEIGHT, init)?;
+    let weight = if dims.len() == 4 { weight.permute((0, 2, 3, 1))?.contiguous()? } else { weight };
+    Ok(weight.into())
+}
+
 /// `x w^T + b` on the last dimension.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
@@ -30,7 +60,17 @@ impl Linear {
 
     /// A layer without bias.
     pub fn without_bias(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
-        Ok(Self { weight: vb.get_with_hints((outputs, inputs), "weight", uniform(inputs))?, bias: None })
+        Ok(Self { weight: weight(&[outputs, inputs], uniform(inputs), vb)?, bias: None })
+    }
+
+    /// Its first half times the GELU of the second: (.., inputs) -> (.., outputs / 2).
+    pub fn forward_gated(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::geglu_linear(x, &self.weight, self.bias.as_ref())
+    }
+
+    /// How its products are computed.
+    pub fn products(&self) -> Products {
+        self.weight.products()
     }
 
     /// (.., inputs) -> (.., outputs).
@@ -42,7 +82,7 @@ impl Linear {
 /// A 2-D convolution; `weight` is (outputs, inputs, k, k) in files and (outputs, k, k, inputs) here.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     stride: usize,
     padding: Padding,
@@ -72,8 +112,7 @@ impl Conv2d {
         vb: &VarBuilder,
     ) -> Result<Self> {
         let init = uniform(inputs * kernel * kernel);
-        let weight = vb.get_with_hints((outputs, inputs, kernel, kernel), "weight", init)?;
-        Ok(Self { weight: weight.permute((0, 2, 3, 1))?.contiguous()?, bias: None, stride, padding })
+        Ok(Self { weight: weight(&[outputs, inputs, kernel, kernel], init, vb)?, bias: None, stride, padding })
     }
 
     /// A 3x3 convolution that keeps the size.
@@ -180,6 +219,19 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         kernels::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
+}
+
+/// `x + second(gated(first(norm(x))))`, where `first` gives values and gates: the feed-forward part of a transformer block.
+pub fn feed_forward(x: &Tensor, norm: &LayerNorm, first: &Linear, second: &Linear) -> Result<Tensor> {
+    let (Some(first_bias), Some(second_bias)) = (&first.bias, &second.bias) else {
+        return Ok((x + second.forward(&first.forward_gated(&norm.forward(x)?)?)?)?);
+    };
+    let parts = FeedForward {
+        norm: (&norm.weight, &norm.bias, norm.eps),
+        first: (&first.weight, first_bias),
+        second: (&second.weight, second_bias),
+    };
+    kernels::feed_forward(x, parts)
 }
 
 /// A table of vectors looked up by index; `weight` is (rows, channels).

@@ -7,27 +7,27 @@ use std::ops::Range;
 
 /// All sizes of one call.
 #[derive(Clone, Copy)]
-pub(super) struct Sizes {
-    pub(super) batch: usize,
+pub(in crate::kernels) struct Sizes {
+    pub(in crate::kernels) batch: usize,
     /// Of the input as it lies in memory.
-    source: [usize; 2],
+    pub(in crate::kernels) source: [usize; 2],
     /// Of the input as the kernel sees it: enlarged, where it differs, by repeating the nearest position before.
-    height: usize,
-    width: usize,
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    kernel_height: usize,
-    kernel_width: usize,
-    pub(super) out_height: usize,
-    pub(super) out_width: usize,
-    pub(super) positions: usize,
-    stride: usize,
-    padding: Padding,
+    pub(in crate::kernels) height: usize,
+    pub(in crate::kernels) width: usize,
+    pub(in crate::kernels) inputs: usize,
+    pub(in crate::kernels) outputs: usize,
+    pub(in crate::kernels) kernel_height: usize,
+    pub(in crate::kernels) kernel_width: usize,
+    pub(in crate::kernels) out_height: usize,
+    pub(in crate::kernels) out_width: usize,
+    pub(in crate::kernels) positions: usize,
+    pub(in crate::kernels) stride: usize,
+    pub(in crate::kernels) padding: Padding,
 }
 
 impl Sizes {
     /// Of an input (B, H, W, I), enlarged to `enlarged` where that is given, and weights (O, kh, kw, I).
-    pub(super) fn new(
+    pub(in crate::kernels) fn new(
         x: &Shape,
         w: &Shape,
         enlarged: Option<(usize, usize)>,
@@ -106,7 +106,7 @@ impl Sizes {
 
     /// For the output position `p` and each part of its row: the offset in x of that part, or `None` in the padding.
     #[inline(always)]
-    fn for_each_part(&self, p: usize, mut f: impl FnMut(usize, Option<usize>)) {
+    pub(in crate::kernels) fn for_each_part(&self, p: usize, mut f: impl FnMut(usize, Option<usize>)) {
         let (sample, y, x) =
             (p / (self.out_height * self.out_width), p / self.out_width % self.out_height, p % self.out_width);
         let [source_height, source_width] = self.source;
@@ -123,7 +123,7 @@ impl Sizes {
     }
 
     /// The rows of the output positions from `first` on. `x` is the input from its row `first_row` on.
-    pub(super) fn unfold(&self, x: &[f32], first_row: usize, first: usize, rows: &mut [f32]) {
+    pub(in crate::kernels) fn unfold(&self, x: &[f32], first_row: usize, first: usize, rows: &mut [f32]) {
         let before = first_row * self.source_row();
         for (i, row) in rows.chunks_exact_mut(self.patch()).enumerate() {
             self.for_each_part(first + i, |at, offset| {
@@ -153,6 +153,6 @@ impl Sizes {
 
 /// Which of `from` positions one of `to` repeats.
 #[inline(always)]
-fn nearest(position: usize, from: usize, to: usize) -> usize {
+pub(in crate::kernels) fn nearest(position: usize, from: usize, to: usize) -> usize {
     if from == to { position } else { position * from / to }
 }

@@ -28,8 +28,8 @@ pub(super) fn changed(
     }
     let base = bases.of(network);
     let one = |(name, terms): (&str, Vec<Term<'_>>)| -> Result<Option<(String, Tensor)>> {
-        let Some(parameter) = base.get(name) else { return Ok(None) };
-        Ok(Some((name.to_owned(), sum(parameter, &terms)?)))
+        let Some(parameter) = base.get(name)? else { return Ok(None) };
+        Ok(Some((name.to_owned(), sum(&parameter, &terms)?)))
     };
     terms.into_par_iter().filter_map(|term| one(term).transpose()).collect()
 }

@@ -1,5 +1,6 @@
 //! In which types a model's numbers are kept, and in which they are computed.
 
+use crate::kernels::Products;
 use candle_core::{DType, Device};
 
 /// Types of weights and of activations. Biases, and scales and shifts of norms, are few and in the type of activations.
@@ -9,6 +10,8 @@ pub struct Precision {
     pub(super) weights: Option<DType>,
     /// Everything else; without one, half precision: as the weights are stored, or F16 where they are stored in full.
     pub(super) activations: Option<DType>,
+    /// Whether weights are laid out for products in bf16: on a CPU alone.
+    pub(super) packed: bool,
 }
 
 impl Precision {
@@ -16,7 +19,13 @@ impl Precision {
     /// compute, and weights in half precision save memory; elsewhere everything is in one type.
     pub fn on(device: &Device, wanted: Option<DType>) -> Self {
         let activations = if device.is_cpu() { Some(DType::F32) } else { wanted };
-        Self { weights: wanted, activations }
+        Self { weights: wanted, activations, packed: false }
+    }
+
+    /// The same with products in bf16, on a CPU; elsewhere the type of activations is that of products.
+    pub fn with_products(self, products: Products) -> Self {
+        let packed = products == Products::Brain && self.activations == Some(DType::F32);
+        Self { packed, ..self }
     }
 
     /// With no choice left, for a model whose weights are stored as `stored`.
@@ -43,6 +52,7 @@ impl Precision {
     pub(super) fn kept(self, stored: DType, rank: usize, used: DType) -> DType {
         match self.weights {
             _ if rank < 2 => used,
+            _ if self.packed => DType::BF16,
             Some(dtype) => dtype,
             None if is_half(stored) => stored,
             None => used,
@@ -53,7 +63,7 @@ impl Precision {
 /// Everything in one type.
 impl From<DType> for Precision {
     fn from(dtype: DType) -> Self {
-        Self { weights: Some(dtype), activations: Some(dtype) }
+        Self { weights: Some(dtype), activations: Some(dtype), packed: false }
     }
 }
 
@@ -81,7 +91,7 @@ mod tests {
     /// As `Precision::on` makes it for a GPU, which there is none of here.
     #[test]
     fn elsewhere_everything_is_in_the_half_precision_of_the_file() {
-        let auto = Precision { weights: None, activations: None };
+        let auto = Precision { weights: None, activations: None, packed: false };
         for (stored, used) in [(F16, F16), (BF16, BF16), (F32, F16)] {
             let precision = auto.of_model(stored);
             assert_eq!(precision.activations(), used);

@@ -11,6 +11,7 @@ pub(crate) use file::{PICKLE, is_pickle_name};
 pub(in crate::model) use hash::Hash;
 
 use super::precision::Precision;
+use crate::model::layers::packed_name;
 use crate::{Error, Result};
 use base::Recorder;
 use candle_core::{DType, Device, Shape, Tensor};
@@ -213,7 +214,8 @@ impl Weights {
     }
 
     fn find(&self, name: &str) -> Option<(&WeightFile, &Place)> {
-        self.index.get(name).map(|place| (&self.files[place.file], place))
+        let place = self.index.get(packed_name(name).unwrap_or(name));
+        place.map(|place| (&self.files[place.file], place))
     }
 
     /// Keeps an error with its path, which candle's error type could not carry through the layers.
@@ -293,16 +295,20 @@ impl SimpleBackend for Weights {
         let Some((file, place)) = self.find(name) else {
             return self.stand_in(&shape, name, dtype, device);
         };
-        self.faults().ask(name);
+        self.faults().ask(packed_name(name).unwrap_or(name));
         let found = place.shape();
         if !interchangeable(&found, shape.dims()) {
             let message = format!("tensor {}: expected {:?}, found {found:?}", place.stored, shape.dims());
             return self.keep(Err(Error::model(&file.path, message)));
         }
-        let tensor = self.take(file, place, dtype, device)?;
+        let tensor = match packed_name(name) {
+            None => self.take(file, place, dtype, device)?,
+            Some(_) => pack(&self.keep(place.load(file))?, shape.dims())?,
+        };
         self.taken.fetch_add((tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64, Ordering::Relaxed);
         // Of another rank, and then also contiguous; a reshape would put kernels into another order.
-        if found == shape.dims() { Ok(tensor) } else { tensor.reshape(shape) }
+        let as_asked = found == shape.dims() || packed_name(name).is_some();
+        if as_asked { Ok(tensor) } else { tensor.reshape(shape) }
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
@@ -313,6 +319,22 @@ impl SimpleBackend for Weights {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.index.contains_key(name)
+        match packed_name(name) {
+            None => self.index.contains_key(name),
+            Some(name) => {
+                let packs = |place: &Place| matches!(place.info.shape.len(), 2 | 4);
+                self.precision.packed && self.index.get(name).is_some_and(packs)
+            }
+        }
     }
+}
+
+/// A parameter as it is loaded, in the layout of [`crate::kernels::Packed`]. `dims` are those that a layer asks for.
+pub(super) fn pack(tensor: &Tensor, dims: &[usize]) -> candle_core::Result<Tensor> {
+    let tensor = match *dims {
+        [_, _, 1, 1] | [_, _] => tensor.reshape((dims[0], dims[1]))?,
+        _ => tensor.permute((0, 2, 3, 1))?.contiguous()?,
+    };
+    let tensor = if tensor.dtype() == DType::F64 { tensor.to_dtype(DType::F32)? } else { tensor };
+    crate::kernels::pack(&tensor).map_err(|e| candle_core::Error::Msg(e.to_string()))
 }

@@ -93,7 +93,9 @@ impl Layer {
         let queries = self.norm2.forward(latents)?;
         let seen = Tensor::cat(&[&self.norm1.forward(x)?, &queries], 1)?;
         let both = self.to_kv.forward(&seen)?.chunk(2, 2)?;
-        let attended = kernels::attention(&self.to_q.forward(&queries)?, &both[0], &both[1], self.heads, false)?;
+        let products = self.to_q.products();
+        let queries = self.to_q.forward(&queries)?;
+        let attended = kernels::attention(&queries, &both[0], &both[1], self.heads, false, products)?;
         let latents = (latents + self.to_out.forward(&attended)?)?;
         let h = self.ff_in.forward(&self.norm3.forward(&latents)?)?.gelu_erf()?;
         Ok((&latents + self.ff_out.forward(&h)?)?)

@@ -15,6 +15,7 @@ pub(in crate::model) use trunk::Trunk;
 
 use super::layers::{Conv2d, GroupNorm, to_channels_first};
 use crate::Result;
+use crate::kernels::profile;
 use blocks::UpBlock;
 use candle_core::{DType, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -161,8 +162,8 @@ impl UNet2DConditionModel {
             residuals.add_to(&mut skips)?;
             x = (&x + residuals.middle.to_dtype(x.dtype())?)?;
         }
-        for block in &self.up_blocks {
-            x = block.forward(x, blocks, &mut skips)?;
+        for (i, block) in self.up_blocks.iter().enumerate() {
+            x = profile::part(|| format!("up {i}"), || block.forward(x, blocks, &mut skips))?;
         }
         to_channels_first(&self.conv_out.forward_normed(&self.conv_norm_out, &x)?)
     }

@@ -65,7 +65,7 @@ impl AttentionPool {
         let query = x.mean_keepdim(1)?.broadcast_add(&self.positional_embedding)?;
         let x = Tensor::cat(&[&query, x], 1)?;
         let (q, k, v) = (self.q_proj.forward(&query)?, self.k_proj.forward(&x)?, self.v_proj.forward(&x)?);
-        let pooled = kernels::attention(&q, &k, &v, self.heads, false)?;
+        let pooled = kernels::attention(&q, &k, &v, self.heads, false, self.q_proj.products())?;
         Ok(pooled.reshape((x.dim(0)?, x.dim(D::Minus1)?))?)
     }
 }

@@ -4,7 +4,7 @@
 use super::blocks::Conditions;
 use crate::Result;
 use crate::kernels;
-use crate::model::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
+use crate::model::layers::{Conv2d, GroupNorm, LayerNorm, Linear, feed_forward};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -101,8 +101,7 @@ impl Block {
         let h = self.norm1.forward(x)?;
         let x = (x + self.attn1.forward(&h, &h)?)?;
         let x = (&x + self.attn2.forward_beside(&self.norm2.forward(&x)?, given)?)?;
-        let h = kernels::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
-        Ok((&x + self.ff_out.forward(&h)?)?)
+        feed_forward(&x, &self.norm3, &self.ff_in, &self.ff_out)
     }
 }
 
@@ -132,7 +131,8 @@ impl Attention {
 
     fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
-        self.to_out.forward(&kernels::attention(&q, &k, &v, self.heads, false)?)
+        let attended = kernels::attention(&q, &k, &v, self.heads, false, self.to_q.products())?;
+        self.to_out.forward(&attended)
     }
 
     /// To the text, and to a picture beside it where there is one: the same queries, added up.
@@ -141,8 +141,9 @@ impl Attention {
         let Some(((image_k, image_v), scale)) = beside else { return self.forward(x, given.context) };
         let q = self.to_q.forward(x)?;
         let (k, v) = (self.to_k.forward(given.context)?, self.to_v.forward(given.context)?);
-        let of_text = kernels::attention(&q, &k, &v, self.heads, false)?;
-        let of_image = kernels::attention(&q, image_k, image_v, self.heads, false)?;
+        let products = self.to_q.products();
+        let of_text = kernels::attention(&q, &k, &v, self.heads, false, products)?;
+        let of_image = kernels::attention(&q, image_k, image_v, self.heads, false, products)?;
         self.to_out.forward(&(of_text + (of_image * scale)?)?)
     }
 }

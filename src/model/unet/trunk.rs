@@ -6,7 +6,7 @@ use super::config::{AdditionEmbedType, UNetConfig};
 use super::embedding::{TextTimeEmbedding, TimeEmbedding};
 use super::text_embedding::TextEmbedding;
 use crate::Result;
-use crate::kernels;
+use crate::kernels::{self, profile};
 use crate::model::layers::{Conv2d, to_channels_last};
 use candle_core::{DType, Error, Tensor};
 use candle_nn::VarBuilder;
@@ -64,10 +64,10 @@ impl Trunk {
             x = x.broadcast_add(hint)?;
         }
         let mut skips = vec![x.clone()];
-        for block in &self.down_blocks {
-            x = block.forward(x, given, &mut skips)?;
+        for (i, block) in self.down_blocks.iter().enumerate() {
+            x = profile::part(|| format!("down {i}"), || block.forward(x, given, &mut skips))?;
         }
-        Ok((self.mid_block.forward(&x, given)?, skips))
+        Ok((profile::part(|| "middle".into(), || self.mid_block.forward(&x, given))?, skips))
     }
 }
 

@@ -161,7 +161,7 @@ impl Attention {
         let (b, h, w, c) = x.dims4()?;
         let positions = self.group_norm.forward(x)?.reshape((b, h * w, c))?;
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&positions));
-        let y = self.to_out.forward(&kernels::attention(&q?, &k?, &v?, 1, false)?)?;
+        let y = self.to_out.forward(&kernels::attention(&q?, &k?, &v?, 1, false, self.to_q.products())?)?;
         Ok((x + y.reshape((b, h, w, c))?)?)
     }
 }

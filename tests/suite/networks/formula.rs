@@ -69,7 +69,8 @@ impl SimpleBackend for Formula {
         candle_core::bail!("{name}: no shape to follow")
     }
 
+    /// Everything, but nothing in the layout of kernels, which has names of its own.
     fn contains_tensor(&self, name: &str) -> bool {
-        name.starts_with(self.prefix)
+        name.starts_with(self.prefix) && !name.contains('#')
     }
 }

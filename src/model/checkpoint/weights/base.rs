@@ -1,7 +1,9 @@
 //! What a network was built of, kept so that others can be built that share it.
 
-use super::Weights;
+use super::{Weights, pack};
 use crate::Result;
+use crate::kernels::Packed;
+use crate::model::layers::{name_packed, packed_name};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
@@ -12,16 +14,41 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// they are given, and kernels are given as they are kept (see `WeightFile::load`).
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Base {
-    tensors: Arc<HashMap<String, Tensor>>,
+    tensors: Arc<HashMap<String, Kept>>,
     /// Of activations.
     dtype: DType,
     device: Device,
 }
 
+/// A parameter, and the shape in which it was asked for.
+#[derive(Debug, Clone)]
+struct Kept {
+    tensor: Tensor,
+    shape: Shape,
+}
+
+impl Kept {
+    /// One in the layout of [`Packed`] one by one again, lying in memory as `WeightFile::load` has it.
+    fn unpacked(&self) -> Result<Tensor> {
+        let tensor = |dims: &[usize]| Packed::new(self.tensor.clone(), dims)?.unpack();
+        Ok(match *self.shape.dims() {
+            [outputs, inputs, height, width] => {
+                let dims = [outputs, height, width, inputs];
+                tensor(&dims)?.reshape(&dims)?.permute((0, 3, 1, 2))?
+            }
+            ref dims => tensor(dims)?.reshape(dims)?,
+        })
+    }
+}
+
 impl Base {
     /// The parameter called `name`.
-    pub(in crate::model) fn get(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.get(name)
+    pub(in crate::model) fn get(&self, name: &str) -> Result<Option<Tensor>> {
+        match (self.tensors.get(name), self.tensors.get(&name_packed(name))) {
+            (Some(kept), _) => Ok(Some(kept.tensor.clone())),
+            (None, Some(packed)) => packed.unpacked().map(Some),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Another network: `changed` in place of the parameters of these names, everything else shared.
@@ -43,8 +70,11 @@ struct Changed<'a> {
 
 impl SimpleBackend for Changed<'_> {
     fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        if let Some(changed) = packed_name(name).and_then(|name| self.changed.get(name)) {
+            return pack(changed, shape.dims());
+        }
         let tensor = self.get_unchecked(name, dtype, device)?;
-        if tensor.shape() != &shape {
+        if packed_name(name).is_none() && tensor.shape() != &shape {
             candle_core::bail!("{name}: expected {shape:?}, found {:?}", tensor.shape());
         }
         Ok(tensor)
@@ -52,14 +82,15 @@ impl SimpleBackend for Changed<'_> {
 
     /// In the type that it was given in, which need not be that of activations.
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        match self.changed.get(name).or_else(|| self.base.get(name)) {
+        let base = || self.base.tensors.get(name).map(|kept| &kept.tensor);
+        match self.changed.get(name).or_else(base) {
             Some(tensor) => Ok(tensor.clone()),
             None => candle_core::bail!("{name} is missing"),
         }
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.base.get(name).is_some()
+        self.base.tensors.contains_key(name)
     }
 }
 
@@ -67,7 +98,7 @@ impl SimpleBackend for Changed<'_> {
 #[derive(Clone)]
 pub(super) struct Recorder {
     weights: Weights,
-    given: Arc<Mutex<HashMap<String, Tensor>>>,
+    given: Arc<Mutex<HashMap<String, Kept>>>,
 }
 
 impl Recorder {
@@ -81,19 +112,22 @@ impl Recorder {
         Base { tensors: Arc::new(tensors), dtype, device: device.clone() }
     }
 
-    fn keep(&self, name: &str, tensor: Tensor) -> Tensor {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), tensor.clone());
+    fn keep(&self, name: &str, tensor: Tensor, shape: Shape) -> Tensor {
+        let kept = Kept { tensor: tensor.clone(), shape };
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), kept);
         tensor
     }
 }
 
 impl SimpleBackend for Recorder {
     fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, dev: &Device) -> candle_core::Result<Tensor> {
-        Ok(self.keep(name, self.weights.get(shape, name, init, dtype, dev)?))
+        Ok(self.keep(name, self.weights.get(shape.clone(), name, init, dtype, dev)?, shape))
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        Ok(self.keep(name, self.weights.get_unchecked(name, dtype, device)?))
+        let tensor = self.weights.get_unchecked(name, dtype, device)?;
+        let shape = tensor.shape().clone();
+        Ok(self.keep(name, tensor, shape))
     }
 
     fn contains_tensor(&self, name: &str) -> bool {

@@ -1,0 +1,179 @@
+//! Weights in bf16, laid out for the processor's matrix instructions, and the products with them.
+//!
+//! Activations are rounded to bf16 as they go into a product, sums are kept in f32, and what lies between products stays in
+//! f32. A product is computed in blocks of 32 rows by 32 columns: see `tile`.
+
+mod amx;
+pub(super) mod attention;
+mod avx512;
+mod conv2d;
+pub(super) mod feed;
+pub(super) mod fused;
+mod isa;
+pub(super) mod linear;
+mod portable;
+mod product;
+pub(super) mod round;
+mod tile;
+
+pub use isa::Isa;
+
+use super::math::vectorised;
+use crate::Result;
+use candle_core::{DType, Device, Shape, Storage, Tensor, bail};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use tile::{DEPTH, PAIR, STEP, WIDTH};
+
+/// The weights of a layer: outputs, taps of its kernel (one for a linear layer), inputs.
+///
+/// `panels` holds for each 16 outputs, each tap and each 32 inputs a tile of 16 rows: pairs of inputs, side by side for the
+/// 16 outputs. Outputs are filled up to a multiple of 32 and the inputs of a tap to one of 32, with zeros.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    panels: Tensor,
+    outputs: usize,
+    /// Height and width of the kernel.
+    kernel: (usize, usize),
+    inputs: usize,
+}
+
+/// Tiles of a panel for one tap.
+pub(super) fn steps(inputs: usize) -> usize {
+    inputs.div_ceil(DEPTH)
+}
+
+impl Packed {
+    /// A weight with these dimensions, (O, I) or (O, kh, kw, I), whose panels are those that [`pack`] made.
+    pub fn new(panels: Tensor, dims: &[usize]) -> Result<Self> {
+        let (outputs, kernel, inputs) = sizes(dims);
+        let expected = [outputs.div_ceil(PAIR) * 2, kernel.0 * kernel.1 * steps(inputs) * STEP];
+        if panels.dims() != expected || panels.dtype() != DType::BF16 {
+            let message = format!("packed weights: {:?} are no panels of {dims:?}", panels.dims());
+            return Err(candle_core::Error::Msg(message).into());
+        }
+        Ok(Self { panels, outputs, kernel, inputs })
+    }
+
+    /// How many outputs there are.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// (O, kh, kw, I).
+    pub(super) fn shape(&self) -> Shape {
+        Shape::from((self.outputs, self.kernel.0, self.kernel.1, self.inputs))
+    }
+
+    /// The weights one by one again, in bf16, as (O, taps * I).
+    pub fn unpack(&self) -> Result<Tensor> {
+        let (outputs, taps, inputs) = (self.outputs, self.taps(), self.inputs);
+        let values = self.with_panels(|panels| {
+            let mut values = vec![bf16::ZERO; outputs * taps * inputs];
+            values.par_chunks_mut((taps * inputs).max(1)).enumerate().for_each(|(output, row)| {
+                for (tap, row) in row.chunks_mut(inputs).enumerate() {
+                    for (input, value) in row.iter_mut().enumerate() {
+                        *value = bf16::from_bits(panels[self.place(output, tap, input)]);
+                    }
+                }
+            });
+            values
+        })?;
+        Ok(Tensor::from_vec(values, (outputs, taps * inputs), &Device::Cpu)?)
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel.0 * self.kernel.1
+    }
+
+    /// Where a weight is.
+    fn place(&self, output: usize, tap: usize, input: usize) -> usize {
+        let panel = output / WIDTH * self.taps() * steps(self.inputs);
+        let tile = panel + tap * steps(self.inputs) + input / DEPTH;
+        tile * STEP + input % DEPTH / 2 * 2 * WIDTH + output % WIDTH * 2 + input % 2
+    }
+
+    /// Calls `f` with the bits of all panels.
+    fn with_panels<R>(&self, f: impl FnOnce(&[u16]) -> R) -> candle_core::Result<R> {
+        let (storage, layout) = self.panels.storage_and_layout();
+        let Storage::Cpu(cpu) = &*storage else { bail!("packed weights are not on the CPU") };
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("packed weights are not contiguous") };
+        Ok(f(bits(&cpu.as_slice::<bf16>()?[start..end])))
+    }
+}
+
+fn bits(values: &[bf16]) -> &[u16] {
+    use half::slice::HalfFloatSliceExt;
+    values.reinterpret_cast()
+}
+
+/// Outputs, kernel and inputs of (O, I) or (O, kh, kw, I).
+fn sizes(dims: &[usize]) -> (usize, (usize, usize), usize) {
+    match *dims {
+        [outputs, height, width, inputs] => (outputs, (height, width), inputs),
+        _ => (dims.first().copied().unwrap_or(1), (1, 1), dims.iter().skip(1).product()),
+    }
+}
+
+/// The panels of weights (O, I) or (O, kh, kw, I), in any of the types F32, F16 and BF16, contiguous and on the CPU.
+pub fn pack(weights: &Tensor) -> Result<Tensor> {
+    let (outputs, (height, width), inputs) = sizes(weights.dims());
+    let taps = height * width;
+    let (storage, layout) = weights.storage_and_layout();
+    let Some((start, end)) = layout.contiguous_offsets() else { return Err(fault("weights are not contiguous")) };
+    let Storage::Cpu(cpu) = &*storage else { return Err(fault("weights to be packed are not on the CPU")) };
+    let shape = (outputs.div_ceil(PAIR) * 2, taps * steps(inputs) * STEP);
+    let mut panels = vec![bf16::ZERO; shape.0 * shape.1];
+    {
+        use half::slice::HalfFloatSliceExt;
+        let panels: &mut [u16] = panels.reinterpret_cast_mut();
+        let sizes = (taps, inputs);
+        match weights.dtype() {
+            DType::F32 => fill(panels, shape.1, &cpu.as_slice::<f32>()?[start..end], sizes, round::bits),
+            DType::BF16 => fill(panels, shape.1, &cpu.as_slice::<bf16>()?[start..end], sizes, bf16::to_bits),
+            DType::F16 => {
+                let values = &cpu.as_slice::<f16>()?[start..end];
+                fill(panels, shape.1, values, sizes, |v: f16| round::bits(super::stored::widen(v.to_bits())));
+            }
+            _ => return Err(fault("weights to be packed are neither F32 nor F16 nor BF16")),
+        }
+    }
+    Ok(Tensor::from_vec(panels, Shape::from(shape), &Device::Cpu)?)
+}
+
+fn fill<T: Copy + Sync>(
+    panels: &mut [u16],
+    panel: usize,
+    values: &[T],
+    (taps, inputs): (usize, usize),
+    round: impl Fn(T) -> u16 + Sync,
+) {
+    let row = taps * inputs;
+    panels.par_chunks_mut(panel.max(1)).enumerate().for_each(|(i, panel)| {
+        let rows: Vec<&[T]> = values.chunks(row.max(1)).skip(i * WIDTH).take(WIDTH).collect();
+        let mut lines = [[0u16; DEPTH]; WIDTH];
+        for (at, tile) in panel.chunks_exact_mut(STEP).enumerate() {
+            let (tap, step) = (at / steps(inputs), at % steps(inputs));
+            let part = tap * inputs + step * DEPTH..(tap * inputs + (step + 1) * DEPTH).min((tap + 1) * inputs);
+            vectorised!(|| {
+                for (line, row) in lines.iter_mut().zip(&rows) {
+                    let (line, rest) = line.split_at_mut(part.len());
+                    line.iter_mut().zip(&row[part.clone()]).for_each(|(to, v)| *to = round(*v));
+                    rest.fill(0);
+                }
+                for (pair, place) in tile.chunks_exact_mut(2 * WIDTH).enumerate() {
+                    for (line, place) in lines.iter().zip(place.chunks_exact_mut(2)) {
+                        place.copy_from_slice(&line[2 * pair..2 * pair + 2]);
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn fault(message: &str) -> crate::Error {
+    candle_core::Error::Msg(message.to_owned()).into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! Scaled dot-product attention with products in bf16 and an online softmax (Milakov and Gimelshein, arXiv:1805.02867): of
+//! the matrix of scores there is never more than 32 queries by some hundred keys.
+
+use super::isa::Isa;
+use super::product::{Target, with_lines};
+use super::tile::{Block, PAIR, Ready, Rows, STEP, WIDTH};
+use super::{avx512, round, steps};
+use crate::kernels::math::{exp2, vectorised};
+use crate::kernels::threads;
+use std::convert::Infallible;
+
+/// Keys whose scores are there at a time: with 32 queries 64 KiB.
+const KEYS: usize = 512;
+
+/// Queries of a task.
+const QUERIES: usize = 128;
+
+/// The sizes of one call.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kernels) struct Sizes {
+    /// Of a sample.
+    pub(in crate::kernels) queries: usize,
+    /// Of a sample.
+    pub(in crate::kernels) keys: usize,
+    /// Of all heads, side by side.
+    pub(in crate::kernels) channels: usize,
+    /// Channels of a head.
+    pub(in crate::kernels) head: usize,
+    /// Whether position t sees positions 0..=t alone.
+    pub(in crate::kernels) causal: bool,
+}
+
+impl Sizes {
+    fn heads(self) -> usize {
+        self.channels / self.head
+    }
+
+    /// Keys in whole blocks.
+    fn padded_keys(self) -> usize {
+        self.keys.next_multiple_of(PAIR)
+    }
+
+    /// Channels of a head in whole blocks.
+    fn padded_head(self) -> usize {
+        self.head.next_multiple_of(PAIR)
+    }
+
+    /// Numbers of the panels of keys, and of values, of one head.
+    fn panels(self) -> usize {
+        self.padded_keys() * self.padded_head()
+    }
+
+    /// How many keys a query sees.
+    fn seen(self, query: usize) -> usize {
+        if self.causal { (query + 1).min(self.keys) } else { self.keys }
+    }
+}
+
+/// `q` (B, T, C), `k` and `v` (B, S, C) to (B, T, C).
+pub(in crate::kernels) fn attention(isa: Isa, s: Sizes, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
+    let rows = q.len() / s.channels.max(1);
+    let write = |target: &Target<'_>| -> Result<(), Infallible> {
+        attend_all(isa, s, [q, k, v], target);
+        Ok(())
+    };
+    // SAFETY: all queries of all heads are attended, and the heads are all columns.
+    #[allow(unsafe_code)]
+    let Ok(y) = unsafe { Target::fresh(rows, s.channels, write) };
+    y
+}
+
+fn attend_all(isa: Isa, s: Sizes, [q, k, v]: [&[f32]; 3], target: &Target<'_>) {
+    let (of_queries, of_keys) = (s.queries * s.channels, s.keys * s.channels);
+    let parts = q.len() / of_queries * s.heads();
+    with_lines(2 * parts * s.panels(), |panels| {
+        let (keys, values) = panels.split_at_mut(parts * s.panels());
+        let both = keys.chunks_mut(s.panels()).zip(values.chunks_mut(s.panels())).enumerate();
+        threads::for_each(both.collect(), |(part, (keys, values))| {
+            let from = part / s.heads() * of_keys..(part / s.heads() + 1) * of_keys;
+            let first = part % s.heads() * s.head;
+            pack_keys(s, &k[from.clone()], first, keys);
+            pack_values(s, &v[from], first, values);
+        });
+        let (keys, values) = (&*keys, &*values);
+        let tasks = (0..parts).flat_map(|part| (0..s.queries).step_by(QUERIES).map(move |first| (part, first)));
+        threads::for_each(tasks.collect(), |(part, first)| {
+            let (ready, mut work) = (Ready::new(isa), Work::new(s));
+            let (sample, head) = (part / s.heads(), part % s.heads());
+            let of_part = part * s.panels()..(part + 1) * s.panels();
+            let panels = Head { s, ready: &ready, keys: &keys[of_part.clone()], values: &values[of_part] };
+            for first in (first..s.queries.min(first + QUERIES)).step_by(PAIR) {
+                let count = PAIR.min(s.queries - first);
+                let q = &q[sample * of_queries + first * s.channels..][..count * s.channels];
+                panels.attend(&q[head * s.head..], (first, count), &mut work, |i, sums| {
+                    // SAFETY: each query and head belongs to one task.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        target.write(sample * s.queries + first + i, head * s.head, &sums[..s.head]);
+                    }
+                });
+            }
+        });
+    });
+}
+
+/// Panels whose outputs are keys and whose inputs are channels.
+fn pack_keys(s: Sizes, k: &[f32], first: usize, panels: &mut [u16]) {
+    let depth = s.padded_head();
+    let mut rows = vec![0u16; WIDTH * depth];
+    vectorised!(|| {
+        for (i, panel) in panels.chunks_exact_mut(WIDTH * depth).enumerate() {
+            let count = WIDTH.min(s.keys.saturating_sub(i * WIDTH));
+            for (column, row) in rows.chunks_exact_mut(depth).enumerate() {
+                if column < count {
+                    let values = &k[(i * WIDTH + column) * s.channels + first..][..s.head];
+                    row.iter_mut().zip(values).for_each(|(to, v)| *to = round::bits(*v));
+                } else {
+                    row.fill(0);
+                }
+            }
+            for (pair, place) in panel.chunks_exact_mut(2 * WIDTH).enumerate() {
+                for (column, place) in place.chunks_exact_mut(2).enumerate() {
+                    place.copy_from_slice(&rows[column * depth + 2 * pair..][..2]);
+                }
+            }
+        }
+    });
+}
+
+/// Panels whose outputs are channels and whose inputs are keys.
+fn pack_values(s: Sizes, v: &[f32], first: usize, panels: &mut [u16]) {
+    vectorised!(|| {
+        for (i, panel) in panels.chunks_exact_mut(WIDTH * s.padded_keys()).enumerate() {
+            let columns = WIDTH.min(s.head.saturating_sub(i * WIDTH));
+            for (pair, place) in panel.chunks_exact_mut(2 * WIDTH).enumerate() {
+                let mut both = [[0u16; WIDTH]; 2];
+                for (key, row) in (2 * pair..s.keys).zip(&mut both) {
+                    let values = &v[key * s.channels + (first + i * WIDTH).min(s.channels)..][..columns];
+                    row.iter_mut().zip(values).for_each(|(to, v)| *to = round::bits(*v));
+                }
+                for ((place, a), b) in place.chunks_exact_mut(2).zip(both[0]).zip(both[1]) {
+                    (place[0], place[1]) = (a, b);
+                }
+            }
+        }
+    });
+}
+
+/// What a task computes in.
+struct Work {
+    scores: Vec<Block>,
+    results: Vec<Block>,
+    product: Block,
+    row: Vec<f32>,
+}
+
+impl Work {
+    fn new(s: Sizes) -> Self {
+        let results = vec![Block::zero(); s.padded_head() / PAIR];
+        let scores = vec![Block::zero(); KEYS.min(s.padded_keys()) / PAIR];
+        Self { scores, results, product: Block::zero(), row: vec![0.0; s.padded_head()] }
+    }
+}
+
+/// One head of one sample.
+struct Head<'a> {
+    s: Sizes,
+    ready: &'a Ready,
+    keys: &'a [u16],
+    values: &'a [u16],
+}
+
+impl Head<'_> {
+    /// Up to 32 queries, rows of `q`; `give` gets the result of each.
+    fn attend(&self, q: &[f32], (first, count): (usize, usize), work: &mut Work, mut give: impl FnMut(usize, &[f32])) {
+        let Work { scores, results, product, row: all } = work;
+        let (s, depth) = (self.s, self.s.padded_head());
+        // As powers of two, which take less to compute.
+        let scale = (std::f64::consts::LOG2_E / (s.head as f64).sqrt()) as f32;
+        results.iter_mut().for_each(|block| *block = Block::zero());
+        let (mut tops, mut sums) = ([f32::NEG_INFINITY; PAIR], [0.0f32; PAIR]);
+        with_lines(PAIR * (depth + KEYS), |lines| {
+            let (queries, weights) = lines.split_at_mut(PAIR * depth);
+            round_queries(s, q, (count, scale), queries);
+            let rows = Rows { values: queries, stride: depth, taps: &[0], steps: steps(depth) };
+            let furthest = s.seen(first + count - 1);
+            for from in (0..furthest).step_by(KEYS) {
+                let to = s.padded_keys().min(from + KEYS).min(furthest.next_multiple_of(PAIR));
+                let blocks = (to - from) / PAIR;
+                self.ready.multiply_many(rows, &self.keys[from * depth..to * depth], &mut scores[..blocks]);
+                let factors = vectorised!(|| {
+                    let mut factors = [1.0f32; PAIR];
+                    for row in 0..count {
+                        let seen = s.seen(first + row).saturating_sub(from).min(to - from);
+                        let weights = &mut weights[row * KEYS..row * KEYS + to - from];
+                        let (top, sum) = match self.ready.has_vectors() {
+                            true => avx512::soften(&scores[..blocks], row, seen, tops[row], weights),
+                            false => soften(&scores[..blocks], row, seen, tops[row], weights),
+                        };
+                        factors[row] = exp2(tops[row] - top);
+                        sums[row] = sums[row] * factors[row] + sum;
+                        tops[row] = top;
+                    }
+                    factors
+                });
+                let rows = Rows { values: weights, stride: KEYS, taps: &[0], steps: blocks };
+                for (i, result) in results.iter_mut().enumerate() {
+                    let panel = s.padded_keys() * WIDTH;
+                    let at = |half: usize| (2 * i + half) * panel + from * WIDTH;
+                    let values = [0, 1].map(|half| &self.values[at(half)..at(half) + blocks * STEP]);
+                    self.ready.multiply(rows, values, product);
+                    vectorised!(|| {
+                        for ((result, product), factor) in result.0.iter_mut().zip(&product.0).zip(factors) {
+                            result.iter_mut().zip(product).for_each(|(r, p)| *r = *r * factor + p);
+                        }
+                    });
+                }
+            }
+        });
+        for (row, sum) in sums.iter().take(count).enumerate() {
+            let inverse = 1.0 / sum;
+            for (all, block) in all.chunks_exact_mut(PAIR).zip(&*results) {
+                all.iter_mut().zip(&block.0[row]).for_each(|(to, v)| *to = v * inverse);
+            }
+            give(row, all);
+        }
+    }
+}
+
+/// Queries as bf16, scaled and filled up with zeros.
+fn round_queries(s: Sizes, q: &[f32], (count, scale): (usize, f32), queries: &mut [u16]) {
+    vectorised!(|| {
+        for (i, row) in queries.chunks_exact_mut(s.padded_head()).enumerate() {
+            row.fill(0);
+            if i < count {
+                let q = &q[i * s.channels..][..s.head];
+                row.iter_mut().zip(q).for_each(|(to, v)| *to = round::bits(v * scale));
+            }
+        }
+    });
+}
+
+/// Powers of two of a row of scores, less the largest so far, as bf16. Of those that are not seen, zeros. Returns the
+/// largest, and the sum of the powers.
+#[inline(always)]
+fn soften(scores: &[Block], row: usize, seen: usize, top: f32, weights: &mut [u16]) -> (f32, f32) {
+    let mut tops = [top; PAIR];
+    for (i, block) in scores.iter().enumerate() {
+        let seen = seen.saturating_sub(i * PAIR).min(PAIR);
+        let scores = &block.0[row];
+        match seen {
+            PAIR => tops.iter_mut().zip(scores).for_each(|(top, v)| *top = if *v > *top { *v } else { *top }),
+            _ => tops.iter_mut().zip(&scores[..seen]).for_each(|(top, v)| *top = if *v > *top { *v } else { *top }),
+        }
+    }
+    let top = tops.iter().copied().fold(top, f32::max);
+    let mut sums = [0.0f32; PAIR];
+    for (i, (block, weights)) in scores.iter().zip(weights.chunks_exact_mut(PAIR)).enumerate() {
+        let seen = seen.saturating_sub(i * PAIR).min(PAIR);
+        let scores = &block.0[row];
+        match seen {
+            PAIR => {
+                for ((sum, v), to) in sums.iter_mut().zip(scores).zip(weights) {
+                    let power = exp2(*v - top);
+                    *sum += power;
+                    *to = round::positive_bits(power);
+                }
+            }
+            _ => {
+                weights.fill(0);
+                for ((sum, v), to) in sums.iter_mut().zip(&scores[..seen]).zip(weights) {
+                    let power = exp2(*v - top);
+                    *sum += power;
+                    *to = round::positive_bits(power);
+                }
+            }
+        }
+    }
+    (top, sums.iter().sum())
+}

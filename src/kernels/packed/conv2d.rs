@@ -1,0 +1,166 @@
+//! Convolutions with packed weights.
+//!
+//! One of stride 1 is not unfolded. A strip of the picture lies as bf16 with zeros around it, one row after the other, and
+//! a position's neighbours are the same distances away wherever it is: each tap of the kernel is a product of the same
+//! rows, shifted. Between two rows lie as many columns of zeros as either side needs; what is computed for those is dropped.
+
+use super::isa::Isa;
+use super::linear::{Added, give_rows};
+use super::product::{Form, Panels, Strip, Target, multiply};
+use super::tile::{DEPTH, PAIR};
+use super::{Packed, round, steps};
+use crate::kernels::conv2d::{Sizes, nearest};
+use crate::kernels::math::vectorised;
+use crate::kernels::norm::Affine;
+use candle_core::Result;
+
+/// Numbers of a strip: they lie in a core's own cache, beside the weights, and there are strips enough to share among
+/// cores of which one may be slower.
+const STRIP: usize = 1 << 18;
+
+/// Rows of results of a strip at least: each sees two more of the input than it gives.
+const ROWS: usize = 6;
+
+/// A convolution, ready to run.
+pub(in crate::kernels) struct Convolution<'a> {
+    pub(in crate::kernels) sizes: Sizes,
+    pub(in crate::kernels) weights: &'a Packed,
+    /// What is done to the input first.
+    pub(in crate::kernels) affine: Option<&'a Affine>,
+}
+
+impl Convolution<'_> {
+    /// Of `x`, (B, H, W, I), (B, H', W', O).
+    pub(in crate::kernels) fn run(&self, isa: Isa, x: &[f32], added: Added<'_>) -> Result<Vec<f32>> {
+        let s = self.sizes;
+        let pointwise = s.kernel_height * s.kernel_width == 1 && s.padding == crate::kernels::Padding::same(0);
+        if s.stride == 1 && (!pointwise || [s.height, s.width] != s.source || self.affine.is_some()) {
+            self.shifted(isa, x, added)
+        } else {
+            self.unfolded(isa, x, added)
+        }
+    }
+
+    /// Numbers of a position, filled up.
+    fn depth(&self) -> usize {
+        self.sizes.inputs.next_multiple_of(DEPTH)
+    }
+
+    fn shifted(&self, isa: Isa, x: &[f32], added: Added<'_>) -> Result<Vec<f32>> {
+        let (s, depth) = (self.sizes, self.depth());
+        let pitch = s.width + s.padding.left.max(s.padding.right);
+        let tap = |i: usize| (i / s.kernel_width * pitch + i % s.kernel_width) * depth;
+        let taps = (0..s.kernel_height * s.kernel_width).map(tap).collect();
+        let form = Form { stride: depth, taps, steps: steps(s.inputs) };
+        let together = (STRIP / (pitch * depth)).max(ROWS).min(s.out_height);
+        // Rows of results, counted through all samples.
+        let strips: Vec<_> = (0..s.batch * s.out_height)
+            .step_by(s.out_height)
+            .flat_map(|sample| {
+                (0..s.out_height).step_by(together).map(move |row| {
+                    let rows = together.min(s.out_height - row);
+                    Strip { first: sample + row, rows: (rows - 1) * pitch + s.out_width }
+                })
+            })
+            .collect();
+        let fill = |strip: Strip, values: &mut [u16]| self.fill(x, strip, pitch, values);
+        self.give(|target, panels| {
+            multiply(isa, &form, panels, &strips, fill, |strip, row, pair, block| {
+                let sample = strip.first / s.out_height;
+                let place = |i: usize| {
+                    let (down, across) = (i / pitch, i % pitch);
+                    let there = i < strip.rows && across < s.out_width;
+                    there.then_some(((strip.first + down) * s.out_width + across, sample))
+                };
+                give_rows(target, place, (row, pair * PAIR), block, added);
+            });
+        })
+    }
+
+    /// What `write` writes, which is all of it.
+    fn give(&self, write: impl FnOnce(&Target<'_>, &Panels<'_>)) -> Result<Vec<f32>> {
+        let (rows, columns) = (self.sizes.positions, self.sizes.outputs);
+        let write =
+            |target: &Target<'_>| self.weights.with_panels(|bits| write(target, &Panels::in_order(bits, columns)));
+        // SAFETY: the strips that are multiplied are all positions, and the panels all columns.
+        #[allow(unsafe_code)]
+        unsafe {
+            Target::fresh(rows, columns, write)
+        }
+    }
+
+    /// The rows of the input that a strip sees, with zeros around them.
+    fn fill(&self, x: &[f32], strip: Strip, pitch: usize, values: &mut [u16]) {
+        let (s, depth) = (self.sizes, self.depth());
+        let (sample, first) = (strip.first / s.out_height, strip.first % s.out_height);
+        let left = s.padding.left * depth;
+        values[..left].fill(0);
+        let (row, [source_height, source_width]) = (pitch * depth, s.source);
+        let source_row = source_width * s.inputs;
+        vectorised!(|| {
+            for (i, out) in values[left..].chunks_mut(row).enumerate() {
+                let y = (first + i).checked_sub(s.padding.top).filter(|&y| y < s.height);
+                let (Some(y), true) = (y, out.len() >= s.width * depth) else {
+                    out.fill(0);
+                    continue;
+                };
+                let (out, gap) = out.split_at_mut(s.width * depth);
+                gap.fill(0);
+                let y = sample * source_height + nearest(y, source_height, s.height);
+                let x = &x[y * source_row..(y + 1) * source_row];
+                if depth == s.inputs && source_width == s.width {
+                    self.positions(sample, x, out);
+                    continue;
+                }
+                for (column, out) in out.chunks_exact_mut(depth).enumerate() {
+                    let column = nearest(column, source_width, s.width);
+                    let (out, rest) = out.split_at_mut(s.inputs);
+                    self.positions(sample, &x[column * s.inputs..(column + 1) * s.inputs], out);
+                    rest.fill(0);
+                }
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn positions(&self, sample: usize, x: &[f32], out: &mut [u16]) {
+        match self.affine {
+            Some(affine) => affine.apply_rounded(sample, x, out),
+            None => out.iter_mut().zip(x).for_each(|(to, v)| *to = round::bits(*v)),
+        }
+    }
+
+    /// With the parts of a position side by side.
+    fn unfolded(&self, isa: Isa, x: &[f32], added: Added<'_>) -> Result<Vec<f32>> {
+        let (s, depth) = (self.sizes, self.depth());
+        let taps = s.kernel_height * s.kernel_width;
+        let row = taps * depth;
+        let form = Form { stride: row, taps: vec![0], steps: taps * steps(s.inputs) };
+        let together = (STRIP / row / PAIR * PAIR).clamp(PAIR, 512);
+        let strip = |first| Strip { first, rows: together.min(s.positions - first) };
+        let strips: Vec<_> = (0..s.positions).step_by(together).map(strip).collect();
+        let of_sample = s.out_height * s.out_width;
+        let fill = |strip: Strip, values: &mut [u16]| {
+            vectorised!(|| {
+                for (i, row) in values.chunks_exact_mut(row).take(strip.rows).enumerate() {
+                    let mut part = 0;
+                    s.for_each_part(strip.first + i, |_, offset| {
+                        let (out, rest) = row[part..part + depth].split_at_mut(s.inputs);
+                        match offset {
+                            Some(at) => self.positions((strip.first + i) / of_sample, &x[at..at + s.inputs], out),
+                            None => out.fill(0),
+                        }
+                        rest.fill(0);
+                        part += depth;
+                    });
+                }
+            });
+        };
+        self.give(|target, panels| {
+            multiply(isa, &form, panels, &strips, fill, |strip, row, pair, block| {
+                let place = |i: usize| (i < strip.rows).then(|| (strip.first + i, (strip.first + i) / of_sample));
+                give_rows(target, place, (row, pair * PAIR), block, added);
+            });
+        })
+    }
+}

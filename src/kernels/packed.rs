@@ -10,6 +10,7 @@ mod conv2d;
 pub(super) mod feed;
 pub(super) mod fused;
 mod isa;
+mod pages;
 pub(super) mod linear;
 mod portable;
 mod product;
@@ -124,6 +125,7 @@ pub fn pack(weights: &Tensor) -> Result<Tensor> {
     let Storage::Cpu(cpu) = &*storage else { return Err(fault("weights to be packed are not on the CPU")) };
     let shape = (outputs.div_ceil(PAIR) * 2, taps * steps(inputs) * STEP);
     let mut panels = vec![bf16::ZERO; shape.0 * shape.1];
+    pages::ask_for_large(panels.as_mut_ptr(), panels.len());
     {
         use half::slice::HalfFloatSliceExt;
         let panels: &mut [u16] = panels.reinterpret_cast_mut();

@@ -9,8 +9,8 @@ use crate::kernels::math::{exp2, vectorised};
 use crate::kernels::threads;
 use std::convert::Infallible;
 
-/// Keys whose scores are there at a time: with 32 queries 64 KiB.
-const KEYS: usize = 512;
+/// Keys whose scores are there at a time: with 32 queries 128 KiB.
+const KEYS: usize = 1024;
 
 /// Queries of a task.
 const QUERIES: usize = 128;

@@ -32,7 +32,9 @@ fn main() -> std::process::ExitCode {
 /// the system gives them to those alone who ask, nothing is to be done: kernels ask where they fit.
 fn without_huge_pages() {
     #[cfg(target_os = "linux")]
-    if !std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|modes| modes.contains("[always]")) {
+    if !std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
+        .is_ok_and(|modes| modes.contains("[always]"))
+    {
         return;
     }
     // SAFETY: sets a flag of this process; what it does not know, the kernel refuses.

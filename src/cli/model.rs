@@ -1,7 +1,7 @@
 //! `--model` and `--device`, which several subcommands share.
 
 use crate::error::{Error, FieldError, Result};
-use crate::kernels::{Isa, Products};
+use crate::kernels::Products;
 use crate::model::checkpoint::{self, Precision};
 use crate::pipeline::Pipeline;
 use candle_core::{DType, Device};
@@ -27,7 +27,7 @@ pub(super) struct ModelArgs {
 /// The types of products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ProductKind {
-    /// bf16 where the processor has fast instructions for it, else f32
+    /// bf16 for models stored in half precision where the processor has fast instructions for it, else f32
     Auto,
     /// f32, as exact as other programs' f32
     F32,
@@ -36,11 +36,11 @@ enum ProductKind {
 }
 
 impl ProductKind {
-    fn products(self) -> Products {
+    fn products(self) -> Option<Products> {
         match self {
-            Self::Auto if Isa::best().gains() => Products::Brain,
-            Self::Auto | Self::F32 => Products::Full,
-            Self::Bf16 => Products::Brain,
+            Self::Auto => None,
+            Self::F32 => Some(Products::Full),
+            Self::Bf16 => Some(Products::Brain),
         }
     }
 }

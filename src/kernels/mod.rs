@@ -32,6 +32,7 @@ pub use threads::{is_alone, on_this_thread};
 
 use crate::Result;
 use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 
 /// Zero rows and columns added around a picture before a convolution.
@@ -109,12 +110,71 @@ impl From<Tensor> for Weight {
 }
 
 /// In what products are computed on the CPU, where they are our own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Products {
     /// f32.
+    #[default]
+    #[serde(rename = "f32")]
     Full,
     /// bf16, summed in f32.
+    #[serde(rename = "bf16")]
     Brain,
+}
+
+/// The parameters of an attention with what is around it: see [`attention_block`].
+#[derive(Clone, Copy)]
+pub struct AttentionBlock<'a> {
+    /// Scale and shift of the layer norm before it, and what is added to its variance.
+    pub norm: (&'a Tensor, &'a Tensor, f64),
+    /// (C, C), without bias.
+    pub queries: &'a Weight,
+    /// (C, D), without bias.
+    pub keys: &'a Weight,
+    /// (C, D), without bias.
+    pub values: &'a Weight,
+    /// (C, C), with a bias.
+    pub out: (&'a Weight, &'a Tensor),
+    /// How many heads.
+    pub heads: usize,
+}
+
+/// `x + linear(attention(q, k, v))` with `q` of `layer_norm(x)`, and `k` and `v` of `context`, or of `layer_norm(x)` where
+/// there is none. Shapes: `x` (B, T, C), `context` (B, S, D); returns (B, T, C).
+pub fn attention_block(x: &Tensor, context: Option<&Tensor>, a: AttentionBlock<'_>) -> Result<Tensor> {
+    let (batch, queries, channels) = x.dims3()?;
+    let keys = context.map_or(queries, |context| context.dims().get(1).copied().unwrap_or(0));
+    let _span = profile::kernel(|| {
+        let inputs = a.keys.dims()[1];
+        let products = 4.0 * (x.elem_count() * channels) as f64 + 4.0 * (batch * keys * inputs * channels) as f64;
+        let name = format!("attention block {:?}, {keys}, {} heads", x.dims(), a.heads);
+        (name, products + 4.0 * (x.elem_count() * keys) as f64)
+    });
+    let tensors = [Some(x), context, Some(a.norm.0), Some(a.norm.1), Some(a.out.1)];
+    let plain = tensors.into_iter().flatten().all(|tensor| !tensor.track_op());
+    if let (Weight::Packed(q), Weight::Packed(k), Weight::Packed(v), Weight::Packed(out)) =
+        (a.queries, a.keys, a.values, a.out.0)
+        && plain
+        && is_native(x)
+        && a.heads > 0
+        && channels.is_multiple_of(a.heads)
+    {
+        let sizes = packed::attention::Sizes { queries, keys, channels, head: channels / a.heads, causal: false };
+        let (x, context) = (x.contiguous()?, context.map(Tensor::contiguous).transpose()?);
+        let y = with_values([&x, a.norm.0, a.norm.1, a.out.1], |[rows, scale, shift, bias]| {
+            let attend = packed::attend::Attend { sizes, queries: q, keys: k, values: v, out, bias };
+            let norm = |x: &[f32], y: &mut [f32]| norm::normalise_rows(x, scale, shift, a.norm.2, y);
+            let run = |context: Option<&[f32]>| attend.run(Isa::best(), rows, context, norm);
+            attend.serves().then(|| native::with_some(context.as_ref(), run)?).transpose()
+        })??;
+        if let Some(y) = y {
+            return Ok(Tensor::from_vec(y, x.shape().clone(), x.device())?);
+        }
+    }
+    let h = layer_norm(x, a.norm.0, a.norm.1, a.norm.2)?;
+    let context = context.unwrap_or(&h);
+    let (q, k, v) = (linear(&h, a.queries, None)?, linear(context, a.keys, None)?, linear(context, a.values, None)?);
+    let attended = attention(&q, &k, &v, a.heads, false, a.queries.products())?;
+    Ok((x + linear(&attended, a.out.0, Some(a.out.1))?)?)
 }
 
 /// The parameters of a gated feed-forward network: see [`feed_forward`].

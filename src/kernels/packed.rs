@@ -4,14 +4,15 @@
 //! f32. A product is computed in blocks of 32 rows by 32 columns: see `tile`.
 
 mod amx;
+pub(super) mod attend;
 pub(super) mod attention;
 mod avx512;
 mod conv2d;
 pub(super) mod feed;
 pub(super) mod fused;
 mod isa;
-mod pages;
 pub(super) mod linear;
+mod pages;
 mod portable;
 mod product;
 pub(super) mod round;

@@ -415,6 +415,35 @@ fn packed_weights_are_unpacked_where_their_kernels_do_not_serve() {
 }
 
 #[test]
+fn an_attention_block_is_near_its_parts_for_packed_weights_and_the_same_for_plain_ones() {
+    let matrix = |outputs, inputs, seed| (var(&[outputs, inputs], seed).as_tensor() * 0.3).unwrap().detach();
+    let (scale, shift, bias) = (var(&[64], 4).detach(), var(&[64], 5).detach(), var(&[64], 6).detach());
+    let packed = |w: &Tensor| Weight::Packed(Packed::new(pack(w).unwrap(), w.dims()).unwrap());
+    for (queries, context) in [(5, None), (200, None), (70, Some(9)), (600, Some(77))] {
+        let x = var(&[2, queries, 64], 1).detach();
+        let context = context.map(|keys| var(&[2, keys, 40], 2).detach());
+        let inputs = if context.is_some() { 40 } else { 64 };
+        let all = [matrix(64, 64, 7), matrix(64, inputs, 8), matrix(64, inputs, 9), matrix(64, 64, 10)];
+        let run = |weights: [Weight; 4]| {
+            let [queries, keys, values, out] = &weights;
+            let norm = (&scale, &shift, 1e-5);
+            let block = AttentionBlock { norm, queries, keys, values, out: (out, &bias), heads: 4 };
+            attention_block(&x, context.as_ref(), block).unwrap()
+        };
+        let h = layer_norm(&x, &scale, &shift, 1e-5).unwrap();
+        let other = context.as_ref().unwrap_or(&h);
+        let [q, k, v] = [(&h, &all[0]), (other, &all[1]), (other, &all[2])].map(|(x, w)| linear(x, w, None).unwrap());
+        let attended = attention(&q, &k, &v, 4, false).unwrap();
+        let expected = (&x + linear(&attended, &all[3], Some(&bias)).unwrap()).unwrap();
+        assert!(bits(&run(all.clone().map(Weight::from))) == bits(&expected));
+        let joined = || run(all.each_ref().map(packed));
+        let off = largest_difference(&joined(), &expected);
+        assert!(off < 2e-2, "{queries}: {off}");
+        assert!(bits(&joined()) == bits(&on_this_thread(joined)));
+    }
+}
+
+#[test]
 fn a_feed_forward_network_is_near_its_parts_for_packed_weights_and_the_same_for_plain_ones() {
     let (norm, shift) = (var(&[64], 4).detach(), var(&[64], 5).detach());
     let (first, second) = (var(&[128, 64], 6).detach(), var(&[64, 64], 7).detach());

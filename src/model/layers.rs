@@ -5,7 +5,8 @@
 
 use crate::Result;
 use crate::kernels::{
-    self, Activation, Convolution, FeedForward, Normalisation, Packed, Padding, Products, Residual, Weight,
+    self, Activation, AttentionBlock, Convolution, FeedForward, Normalisation, Packed, Padding, Products, Residual,
+    Weight,
 };
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -115,6 +116,11 @@ impl Conv2d {
         Ok(Self { weight: weight(&[outputs, inputs, kernel, kernel], init, vb)?, bias: None, stride, padding })
     }
 
+    /// How its products are computed.
+    pub fn products(&self) -> Products {
+        self.weight.products()
+    }
+
     /// A 3x3 convolution that keeps the size.
     pub fn same3x3(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
         Self::new(inputs, outputs, 3, 1, Padding::same(1), vb)
@@ -219,6 +225,38 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         kernels::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
+}
+
+/// The projections of a multi-head attention: queries, keys and values without bias, and what is made of the result.
+#[derive(Debug, Clone)]
+pub struct Projections {
+    /// Of queries.
+    pub q: Linear,
+    /// Of keys.
+    pub k: Linear,
+    /// Of values.
+    pub v: Linear,
+    /// Of the result; with a bias.
+    pub out: Linear,
+    /// How many heads.
+    pub heads: usize,
+}
+
+/// `x + out(attention(q(h), k(context), v(context)))` with `h = norm(x)`, which is also the context where there is none.
+pub fn attention_block(x: &Tensor, norm: &LayerNorm, p: &Projections, context: Option<&Tensor>) -> Result<Tensor> {
+    let parts = AttentionBlock {
+        norm: (&norm.weight, &norm.bias, norm.eps),
+        queries: &p.q.weight,
+        keys: &p.k.weight,
+        values: &p.v.weight,
+        out: (&p.out.weight, p.out.bias.as_ref().ok_or_else(|| fault("an attention's output needs a bias"))?),
+        heads: p.heads,
+    };
+    kernels::attention_block(x, context, parts)
+}
+
+fn fault(message: &str) -> candle_core::Error {
+    candle_core::Error::Msg(message.to_owned())
 }
 
 /// `x + second(gated(first(norm(x))))`, where `first` gives values and gates: the feed-forward part of a transformer block.

@@ -8,6 +8,7 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
 use crate::diffusion::settings::apart;
 use crate::image::{self, Text};
+use crate::kernels::Products;
 use crate::model::adapter::{Applied, Used};
 use crate::model::checkpoint::Model;
 use crate::model::codec::Decoder;
@@ -72,6 +73,9 @@ pub struct Receipt {
     /// What else than the prompt it was drawn towards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<EnergySetting>,
+    /// In what its products were computed, where that was not f32.
+    #[serde(default, skip_serializing_if = "is_full")]
+    pub products: Products,
     /// What an adaptive sampler took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
@@ -160,6 +164,7 @@ impl Receipt {
             inpainting: plan.inpainting,
             restore: plan.restoration.as_ref().map(|restoration| restoration.how),
             energy: plan.wanted.as_ref().map(Wanted::setting),
+            products: model.unet.products(),
             effort: None,
             tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash().to_owned()),
             controls: guides.controls(),
@@ -357,6 +362,10 @@ fn quoted(value: &str) -> String {
     }
 }
 
+fn is_full(products: &Products) -> bool {
+    *products == Products::Full
+}
+
 fn is_blend(rule: &Inpainting) -> bool {
     *rule == Inpainting::Blend
 }
@@ -427,6 +436,7 @@ mod tests {
             inpainting: Inpainting::Blend,
             restore: None,
             energy: None,
+            products: Products::Full,
             effort: None,
             controls: Vec::new(),
             ip_adapter: None,

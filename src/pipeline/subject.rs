@@ -8,6 +8,7 @@ use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::flow::Course;
 use crate::error::{Error, FieldError, Result};
 use crate::image::{self, RgbImage};
+use crate::kernels::Products;
 use crate::model::checkpoint::Model;
 use crate::request::{Plan, Start};
 use candle_core::{DType, Device, Tensor};
@@ -52,10 +53,13 @@ impl Pipeline {
 
     /// A divergence is a sum over all elements, and a way back repeats every rounding of the way there.
     fn check_precision(&self) -> Result<()> {
-        if self.model.unet.dtype() == DType::F32 {
-            return Ok(());
-        }
-        let message = "computes in half precision here, which the flow cannot be followed in; load it with --dtype f32";
+        let message = match (self.model.unet.dtype(), self.model.unet.products()) {
+            (DType::F32, Products::Full) => return Ok(()),
+            (DType::F32, Products::Brain) => {
+                "multiplies in bf16 here, which the flow cannot be followed in; load it with --products f32"
+            }
+            _ => "computes in half precision here, which the flow cannot be followed in; load it with --dtype f32",
+        };
         Err(Error::invalid(FieldError::new("model", "half_precision", message)))
     }
 }

@@ -328,7 +328,8 @@ mod tests {
                 version, model, model_hash, prompt, negative_prompt, sampler, schedule, steps, guidance,
                 guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, ip_adapter, strength,
                 masked, repaint, loras, embeddings,
-                task: std::collections::BTreeMap::new(), effort: None, inpainting, restore, energy,
+                task: std::collections::BTreeMap::new(), products: crate::kernels::Products::Full,
+                effort: None, inpainting, restore, energy,
             }
         }
     }

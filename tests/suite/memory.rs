@@ -63,9 +63,7 @@ fn memory_of_models_that_go_is_given_back_at_once() {
     heavy(&place.path().join("two"));
     // Room for one of them and the tests' model.
     let mib = ((BYTES >> 20) + 40).to_string();
-    // Products in bf16 would keep half of the numbers' bytes.
-    let settings =
-        [("LIMNER_MODELS", place.path().to_str().unwrap()), ("LIMNER_MEMORY_MIB", &mib), ("LIMNER_PRODUCTS", "f32")];
+    let settings = [("LIMNER_MODELS", place.path().to_str().unwrap()), ("LIMNER_MEMORY_MIB", &mib)];
     let server = Server::start_with(data.path(), &settings);
     let (_, drawn) = server.ask("POST", "/api/v1/generate", r#"{"prompt":"x","steps":1}"#).unwrap();
     assert!(drawn.starts_with(b"{\"pictures\""));

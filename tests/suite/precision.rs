@@ -6,7 +6,7 @@ use crate::checkpoint::{TEXT, UNET, VAE};
 use crate::pipeline::{half_mask, photograph, png, request};
 use crate::tiny_model;
 use candle_core::{DType, Device, Tensor};
-use limner::kernels;
+use limner::kernels::{self, Products};
 use limner::model::checkpoint::{Model, Precision};
 use limner::model::unet::Conditioning;
 use limner::pipeline::Pipeline;
@@ -108,6 +108,23 @@ fn networks_run_whole_in_half_precision() {
             for (name, off) in differences(&kernels::by_reference(|| outputs(&model)), &exact) {
                 assert!(off > 0.0 && off < bound, "{name} of {} in {dtype:?}: off by {off}", folder.display());
             }
+        }
+    }
+}
+
+/// What a processor with fast instructions for it runs, here in whatever way it can.
+#[test]
+fn networks_with_products_in_bf16_are_near() {
+    for folder in folders(&Tiny::new()) {
+        let exact = load(&folder, DType::F32);
+        let packed = load(&folder, Precision::on(&Device::Cpu, None).with_products(Some(Products::Brain)));
+        for (name, off) in differences(&outputs(&packed), &outputs(&exact)) {
+            assert!(off > 0.0 && off < 0.04, "{name} of {}: off by {off}", folder.display());
+        }
+        // Another thread count, and the same again.
+        let again = kernels::on_this_thread(|| outputs(&packed));
+        for (name, off) in differences(&again, &outputs(&packed)) {
+            assert!(off == 0.0, "{name} of {} depends on threads", folder.display());
         }
     }
 }

@@ -31,6 +31,11 @@ pub(in crate::kernels) struct Sizes {
 }
 
 impl Sizes {
+    /// What queries are multiplied with: weights are powers of two, which take less to compute than those of e.
+    pub(super) fn scale(self) -> f32 {
+        (std::f64::consts::LOG2_E / (self.head as f64).sqrt()) as f32
+    }
+
     fn heads(self) -> usize {
         self.channels / self.head
     }
@@ -59,8 +64,14 @@ impl Sizes {
 /// `q` (B, T, C), `k` and `v` (B, S, C) to (B, T, C).
 pub(in crate::kernels) fn attention(isa: Isa, s: Sizes, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
     let rows = q.len() / s.channels.max(1);
-    let write = |target: &Target<'_>| -> Result<(), Infallible> {
-        attend_all(isa, s, [q, k, v], target);
+    let write = |target: &Target<'_, f32>| -> Result<(), Infallible> {
+        attend_all(isa, s, [q, k, v], |row, column, sums| {
+            // SAFETY: each query and head belongs to one task.
+            #[allow(unsafe_code)]
+            unsafe {
+                target.write(row, column, sums);
+            }
+        });
         Ok(())
     };
     // SAFETY: all queries of all heads are attended, and the heads are all columns.
@@ -69,7 +80,34 @@ pub(in crate::kernels) fn attention(isa: Isa, s: Sizes, [q, k, v]: [&[f32]; 3]) 
     y
 }
 
-fn attend_all(isa: Isa, s: Sizes, [q, k, v]: [&[f32]; 3], target: &Target<'_>) {
+/// A number of queries, keys or values.
+pub(super) trait Number: Copy + Sync {
+    /// As bf16, times `scale` where that has not been done.
+    fn scaled(self, scale: f32) -> u16;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn scaled(self, scale: f32) -> u16 {
+        round::bits(self * scale)
+    }
+}
+
+/// Bits of bf16. Queries have been scaled.
+impl Number for u16 {
+    #[inline(always)]
+    fn scaled(self, _: f32) -> u16 {
+        self
+    }
+}
+
+/// Tells `put` for each query and head where its result goes, a row and a column, and the result.
+pub(super) fn attend_all<T: Number>(
+    isa: Isa,
+    s: Sizes,
+    [q, k, v]: [&[T]; 3],
+    put: impl Fn(usize, usize, &[f32]) + Sync,
+) {
     let (of_queries, of_keys) = (s.queries * s.channels, s.keys * s.channels);
     let parts = q.len() / of_queries * s.heads();
     with_lines(2 * parts * s.panels(), |panels| {
@@ -92,11 +130,7 @@ fn attend_all(isa: Isa, s: Sizes, [q, k, v]: [&[f32]; 3], target: &Target<'_>) {
                 let count = PAIR.min(s.queries - first);
                 let q = &q[sample * of_queries + first * s.channels..][..count * s.channels];
                 panels.attend(&q[head * s.head..], (first, count), &mut work, |i, sums| {
-                    // SAFETY: each query and head belongs to one task.
-                    #[allow(unsafe_code)]
-                    unsafe {
-                        target.write(sample * s.queries + first + i, head * s.head, &sums[..s.head]);
-                    }
+                    put(sample * s.queries + first + i, head * s.head, &sums[..s.head]);
                 });
             }
         });
@@ -104,7 +138,7 @@ fn attend_all(isa: Isa, s: Sizes, [q, k, v]: [&[f32]; 3], target: &Target<'_>) {
 }
 
 /// Panels whose outputs are keys and whose inputs are channels.
-fn pack_keys(s: Sizes, k: &[f32], first: usize, panels: &mut [u16]) {
+fn pack_keys<T: Number>(s: Sizes, k: &[T], first: usize, panels: &mut [u16]) {
     let depth = s.padded_head();
     let mut rows = vec![0u16; WIDTH * depth];
     vectorised!(|| {
@@ -113,7 +147,7 @@ fn pack_keys(s: Sizes, k: &[f32], first: usize, panels: &mut [u16]) {
             for (column, row) in rows.chunks_exact_mut(depth).enumerate() {
                 if column < count {
                     let values = &k[(i * WIDTH + column) * s.channels + first..][..s.head];
-                    row.iter_mut().zip(values).for_each(|(to, v)| *to = round::bits(*v));
+                    row.iter_mut().zip(values).for_each(|(to, v)| *to = v.scaled(1.0));
                 } else {
                     row.fill(0);
                 }
@@ -128,7 +162,7 @@ fn pack_keys(s: Sizes, k: &[f32], first: usize, panels: &mut [u16]) {
 }
 
 /// Panels whose outputs are channels and whose inputs are keys.
-fn pack_values(s: Sizes, v: &[f32], first: usize, panels: &mut [u16]) {
+fn pack_values<T: Number>(s: Sizes, v: &[T], first: usize, panels: &mut [u16]) {
     vectorised!(|| {
         for (i, panel) in panels.chunks_exact_mut(WIDTH * s.padded_keys()).enumerate() {
             let columns = WIDTH.min(s.head.saturating_sub(i * WIDTH));
@@ -136,7 +170,7 @@ fn pack_values(s: Sizes, v: &[f32], first: usize, panels: &mut [u16]) {
                 let mut both = [[0u16; WIDTH]; 2];
                 for (key, row) in (2 * pair..s.keys).zip(&mut both) {
                     let values = &v[key * s.channels + (first + i * WIDTH).min(s.channels)..][..columns];
-                    row.iter_mut().zip(values).for_each(|(to, v)| *to = round::bits(*v));
+                    row.iter_mut().zip(values).for_each(|(to, v)| *to = v.scaled(1.0));
                 }
                 for ((place, a), b) in place.chunks_exact_mut(2).zip(both[0]).zip(both[1]) {
                     (place[0], place[1]) = (a, b);
@@ -172,11 +206,16 @@ struct Head<'a> {
 
 impl Head<'_> {
     /// Up to 32 queries, rows of `q`; `give` gets the result of each.
-    fn attend(&self, q: &[f32], (first, count): (usize, usize), work: &mut Work, mut give: impl FnMut(usize, &[f32])) {
+    fn attend<T: Number>(
+        &self,
+        q: &[T],
+        (first, count): (usize, usize),
+        work: &mut Work,
+        mut give: impl FnMut(usize, &[f32]),
+    ) {
         let Work { scores, results, product, row: all } = work;
         let (s, depth) = (self.s, self.s.padded_head());
-        // As powers of two, which take less to compute.
-        let scale = (std::f64::consts::LOG2_E / (s.head as f64).sqrt()) as f32;
+        let scale = s.scale();
         results.iter_mut().for_each(|block| *block = Block::zero());
         let (mut tops, mut sums) = ([f32::NEG_INFINITY; PAIR], [0.0f32; PAIR]);
         with_lines(PAIR * (depth + KEYS), |lines| {
@@ -228,13 +267,13 @@ impl Head<'_> {
 }
 
 /// Queries as bf16, scaled and filled up with zeros.
-fn round_queries(s: Sizes, q: &[f32], (count, scale): (usize, f32), queries: &mut [u16]) {
+fn round_queries<T: Number>(s: Sizes, q: &[T], (count, scale): (usize, f32), queries: &mut [u16]) {
     vectorised!(|| {
         for (i, row) in queries.chunks_exact_mut(s.padded_head()).enumerate() {
             row.fill(0);
             if i < count {
                 let q = &q[i * s.channels..][..s.head];
-                row.iter_mut().zip(q).for_each(|(to, v)| *to = round::bits(v * scale));
+                row.iter_mut().zip(q).for_each(|(to, v)| *to = v.scaled(scale));
             }
         }
     });

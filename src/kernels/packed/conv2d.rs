@@ -18,8 +18,11 @@ use candle_core::Result;
 /// cores of which one may be slower.
 const STRIP: usize = 1 << 18;
 
-/// Rows of results of a strip at least: each sees two more of the input than it gives.
+/// Rows of results of a strip at least, where they fit: each strip sees two more of the input than it gives.
 const ROWS: usize = 6;
+
+/// Numbers of a strip at most, unless of a single row: of a core's own cache of 2 MiB, three quarters.
+const MOST: usize = 3 << 18;
 
 /// A convolution, ready to run.
 pub(in crate::kernels) struct Convolution<'a> {
@@ -52,7 +55,9 @@ impl Convolution<'_> {
         let tap = |i: usize| (i / s.kernel_width * pitch + i % s.kernel_width) * depth;
         let taps = (0..s.kernel_height * s.kernel_width).map(tap).collect();
         let form = Form { stride: depth, taps, steps: steps(s.inputs) };
-        let together = (STRIP / (pitch * depth)).max(ROWS).min(s.out_height);
+        let row = pitch * depth;
+        let fitting = (MOST / row).saturating_sub(s.kernel_height - 1);
+        let together = (STRIP / row).max(ROWS.min(fitting)).clamp(1, s.out_height);
         // Rows of results, counted through all samples.
         let strips: Vec<_> = (0..s.batch * s.out_height)
             .step_by(s.out_height)
@@ -78,10 +83,10 @@ impl Convolution<'_> {
     }
 
     /// What `write` writes, which is all of it.
-    fn give(&self, write: impl FnOnce(&Target<'_>, &Panels<'_>)) -> Result<Vec<f32>> {
+    fn give(&self, write: impl FnOnce(&Target<'_, f32>, &Panels<'_>)) -> Result<Vec<f32>> {
         let (rows, columns) = (self.sizes.positions, self.sizes.outputs);
         let write =
-            |target: &Target<'_>| self.weights.with_panels(|bits| write(target, &Panels::in_order(bits, columns)));
+            |target: &Target<'_, f32>| self.weights.with_panels(|bits| write(target, &Panels::in_order(bits, columns)));
         // SAFETY: the strips that are multiplied are all positions, and the panels all columns.
         #[allow(unsafe_code)]
         unsafe {

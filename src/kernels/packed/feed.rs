@@ -47,7 +47,7 @@ impl Feed<'_> {
             steps,
         });
         let added = Added { bias: Some(self.biases[1]), rows: Some(x), per_sample: None };
-        let write = |target: &Target<'_>| {
+        let write = |target: &Target<'_, f32>| {
             first.with_panels(|first_bits| {
                 second.with_panels(|second_bits| {
                     let panels =

@@ -160,7 +160,7 @@ pub(super) fn gate<T: Kept>(
 }
 
 /// Rows in strips.
-fn strips(rows: usize, depth: usize) -> Vec<Strip> {
+pub(super) fn strips(rows: usize, depth: usize) -> Vec<Strip> {
     let together = (STRIP / depth.max(1) / PAIR * PAIR).clamp(PAIR, ROWS);
     (0..rows).step_by(together).map(|first| Strip { first, rows: together.min(rows - first) }).collect()
 }
@@ -180,7 +180,7 @@ pub(super) fn round_rows(x: &[f32], inputs: usize, values: &mut [u16]) {
 /// Writes a block that begins at `row` of a strip and at `column`, with what is added. `place` tells for each row of the
 /// strip which row of the results it is, and of which sample; some are none.
 pub(super) fn give_rows(
-    target: &Target<'_>,
+    target: &Target<'_, f32>,
     place: impl Fn(usize) -> Option<(usize, usize)>,
     (row, column): (usize, usize),
     block: &Block,

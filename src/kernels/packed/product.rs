@@ -187,18 +187,23 @@ pub(super) fn with_lines<R>(length: usize, f: impl FnOnce(&mut [u16]) -> R) -> R
 }
 
 /// Where results go: a matrix of which each block is written by one task.
-pub(super) struct Target<'a> {
-    first: *mut f32,
+pub(super) struct Target<'a, T> {
+    first: *mut T,
     length: usize,
     columns: usize,
-    matrix: PhantomData<&'a mut [f32]>,
+    matrix: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: threads share nothing but the right to call `write`, whose caller answers for who writes where.
 #[allow(unsafe_code)]
-unsafe impl Sync for Target<'_> {}
+unsafe impl<T: Send> Sync for Target<'_, T> {}
 
-impl<'a> Target<'a> {
+impl<'a, T: Copy> Target<'a, T> {
+    /// All of a matrix of so many columns.
+    pub(super) fn of(data: &'a mut [T], columns: usize) -> Self {
+        Self { first: data.as_mut_ptr(), length: data.len(), columns, matrix: PhantomData }
+    }
+
     pub(super) fn columns(&self) -> usize {
         self.columns
     }
@@ -213,9 +218,9 @@ impl<'a> Target<'a> {
         rows: usize,
         columns: usize,
         write: impl FnOnce(&Self) -> Result<(), E>,
-    ) -> Result<Vec<f32>, E> {
+    ) -> Result<Vec<T>, E> {
         let length = rows * columns;
-        let mut data = Vec::<f32>::with_capacity(length);
+        let mut data = Vec::<T>::with_capacity(length);
         pages::ask_for_large(data.as_mut_ptr(), length);
         write(&Target { first: data.as_mut_ptr(), length, columns, matrix: PhantomData })?;
         // SAFETY: there is room for so many, and the caller says that they have been written.
@@ -233,7 +238,7 @@ impl<'a> Target<'a> {
     /// Nothing else reads or writes these numbers meanwhile.
     #[allow(unsafe_code)]
     #[inline(always)]
-    pub(super) unsafe fn write(&self, row: usize, column: usize, values: &[f32]) {
+    pub(super) unsafe fn write(&self, row: usize, column: usize, values: &[T]) {
         let count = values.len().min(self.columns - column);
         let at = row * self.columns + column;
         assert!(at + count <= self.length, "a row past the end");

@@ -1,6 +1,6 @@
 //! In which types a model's numbers are kept, and in which they are computed.
 
-use crate::kernels::Products;
+use crate::kernels::{Isa, Products};
 use candle_core::{DType, Device};
 
 /// Types of weights and of activations. Biases, and scales and shifts of norms, are few and in the type of activations.
@@ -10,8 +10,9 @@ pub struct Precision {
     pub(super) weights: Option<DType>,
     /// Everything else; without one, half precision: as the weights are stored, or F16 where they are stored in full.
     pub(super) activations: Option<DType>,
-    /// Whether weights are laid out for products in bf16: on a CPU alone.
-    pub(super) packed: bool,
+    /// Whether weights are laid out for products in bf16, on a CPU; without a choice, where they are stored in half
+    /// precision and that is faster.
+    pub(super) packed: Option<bool>,
 }
 
 impl Precision {
@@ -19,19 +20,22 @@ impl Precision {
     /// compute, and weights in half precision save memory; elsewhere everything is in one type.
     pub fn on(device: &Device, wanted: Option<DType>) -> Self {
         let activations = if device.is_cpu() { Some(DType::F32) } else { wanted };
-        Self { weights: wanted, activations, packed: false }
+        Self { weights: wanted, activations, packed: Some(false) }
     }
 
-    /// The same with products in bf16, on a CPU; elsewhere the type of activations is that of products.
-    pub fn with_products(self, products: Products) -> Self {
-        let packed = products == Products::Brain && self.activations == Some(DType::F32);
+    /// The same with such products on a CPU; elsewhere the type of activations is that of products. Without a choice they
+    /// are in bf16 for weights that are stored in half precision, where the processor has fast instructions for it.
+    pub fn with_products(self, products: Option<Products>) -> Self {
+        let on_cpu = self.activations == Some(DType::F32);
+        let packed = if on_cpu { products.map(|products| products == Products::Brain) } else { Some(false) };
         Self { packed, ..self }
     }
 
     /// With no choice left, for a model whose weights are stored as `stored`.
     pub(super) fn of_model(self, stored: DType) -> Self {
         let half = if is_half(stored) { stored } else { DType::F16 };
-        Self { activations: Some(self.activations.unwrap_or(half)), ..self }
+        let packed = self.packed.unwrap_or(is_half(self.weights.unwrap_or(stored)) && Isa::best().gains());
+        Self { activations: Some(self.activations.unwrap_or(half)), packed: Some(packed), ..self }
     }
 
     /// For the autoencoder: its activations leave the range of F16 in some models, and so it is not computed in that.
@@ -52,7 +56,7 @@ impl Precision {
     pub(super) fn kept(self, stored: DType, rank: usize, used: DType) -> DType {
         match self.weights {
             _ if rank < 2 => used,
-            _ if self.packed => DType::BF16,
+            _ if self.packed == Some(true) => DType::BF16,
             Some(dtype) => dtype,
             None if is_half(stored) => stored,
             None => used,
@@ -63,7 +67,7 @@ impl Precision {
 /// Everything in one type.
 impl From<DType> for Precision {
     fn from(dtype: DType) -> Self {
-        Self { weights: Some(dtype), activations: Some(dtype), packed: false }
+        Self { weights: Some(dtype), activations: Some(dtype), packed: Some(false) }
     }
 }
 
@@ -88,10 +92,28 @@ mod tests {
         assert_eq!(Precision::on(&Device::Cpu, Some(F32)), F32.into());
     }
 
+    #[test]
+    fn products_are_in_bf16_where_it_is_asked_for_or_fits() {
+        let on_cpu = |products| Precision::on(&Device::Cpu, None).with_products(products);
+        let packed = |precision: Precision, stored| precision.of_model(stored).packed == Some(true);
+        for stored in [F16, BF16, F32] {
+            assert!(packed(on_cpu(Some(Products::Brain)), stored) && !packed(on_cpu(Some(Products::Full)), stored));
+            assert_eq!(packed(on_cpu(None), stored), stored != F32 && Isa::best().gains());
+            assert!(!packed(Precision::on(&Device::Cpu, None), stored));
+        }
+        let brain = on_cpu(Some(Products::Brain)).of_model(F16);
+        assert_eq!(
+            (brain.kept(F16, 2, F32), brain.kept(F16, 1, F32), brain.of_codec().packed),
+            (BF16, F32, Some(true))
+        );
+        let elsewhere = Precision { weights: None, activations: None, packed: Some(false) };
+        assert!(!packed(elsewhere.with_products(Some(Products::Brain)), F16));
+    }
+
     /// As `Precision::on` makes it for a GPU, which there is none of here.
     #[test]
     fn elsewhere_everything_is_in_the_half_precision_of_the_file() {
-        let auto = Precision { weights: None, activations: None, packed: false };
+        let auto = Precision { weights: None, activations: None, packed: Some(false) };
         for (stored, used) in [(F16, F16), (BF16, BF16), (F32, F16)] {
             let precision = auto.of_model(stored);
             assert_eq!(precision.activations(), used);

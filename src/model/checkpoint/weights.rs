@@ -323,7 +323,7 @@ impl SimpleBackend for Weights {
             None => self.index.contains_key(name),
             Some(name) => {
                 let packs = |place: &Place| matches!(place.info.shape.len(), 2 | 4);
-                self.precision.packed && self.index.get(name).is_some_and(packs)
+                self.precision.packed == Some(true) && self.index.get(name).is_some_and(packs)
             }
         }
     }

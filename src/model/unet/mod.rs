@@ -15,7 +15,7 @@ pub(in crate::model) use trunk::Trunk;
 
 use super::layers::{Conv2d, GroupNorm, to_channels_first};
 use crate::Result;
-use crate::kernels::profile;
+use crate::kernels::{Products, profile};
 use blocks::UpBlock;
 use candle_core::{DType, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -142,6 +142,11 @@ impl UNet2DConditionModel {
     /// The sizes this was built with.
     pub fn config(&self) -> &UNetConfig {
         &self.config
+    }
+
+    /// How its products are computed on a CPU.
+    pub fn products(&self) -> Products {
+        self.conv_out.products()
     }
 
     /// The type that it computes in.

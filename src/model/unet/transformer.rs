@@ -4,7 +4,7 @@
 use super::blocks::Conditions;
 use crate::Result;
 use crate::kernels;
-use crate::model::layers::{Conv2d, GroupNorm, LayerNorm, Linear, feed_forward};
+use crate::model::layers::{Conv2d, GroupNorm, LayerNorm, Linear, Projections, attention_block, feed_forward};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -98,52 +98,43 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
-        let h = self.norm1.forward(x)?;
-        let x = (x + self.attn1.forward(&h, &h)?)?;
-        let x = (&x + self.attn2.forward_beside(&self.norm2.forward(&x)?, given)?)?;
+        let x = attention_block(x, &self.norm1, &self.attn1.projections, None)?;
+        let x = self.attn2.forward_beside(&x, &self.norm2, given)?;
         feed_forward(&x, &self.norm3, &self.ff_in, &self.ff_out)
     }
 }
 
-/// Multi-head attention of `x` to `context`; queries, keys and values without bias.
+/// Multi-head attention; queries, keys and values without bias.
 #[derive(Debug)]
 struct Attention {
-    to_q: Linear,
-    to_k: Linear,
-    to_v: Linear,
-    to_out: Linear,
-    heads: usize,
+    projections: Projections,
     /// In the whole network.
     name: String,
 }
 
 impl Attention {
     fn new(s: TransformerSizes, context: usize, vb: &VarBuilder) -> Result<Self> {
-        Ok(Self {
-            to_q: Linear::without_bias(s.channels, s.channels, &vb.pp("to_q"))?,
-            to_k: Linear::without_bias(context, s.channels, &vb.pp("to_k"))?,
-            to_v: Linear::without_bias(context, s.channels, &vb.pp("to_v"))?,
-            to_out: Linear::new(s.channels, s.channels, &vb.pp("to_out.0"))?,
+        let projections = Projections {
+            q: Linear::without_bias(s.channels, s.channels, &vb.pp("to_q"))?,
+            k: Linear::without_bias(context, s.channels, &vb.pp("to_k"))?,
+            v: Linear::without_bias(context, s.channels, &vb.pp("to_v"))?,
+            out: Linear::new(s.channels, s.channels, &vb.pp("to_out.0"))?,
             heads: s.heads,
-            name: vb.prefix(),
-        })
-    }
-
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
-        let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
-        let attended = kernels::attention(&q, &k, &v, self.heads, false, self.to_q.products())?;
-        self.to_out.forward(&attended)
+        };
+        Ok(Self { projections, name: vb.prefix() })
     }
 
     /// To the text, and to a picture beside it where there is one: the same queries, added up.
-    fn forward_beside(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
+    fn forward_beside(&self, x: &Tensor, norm: &LayerNorm, given: Conditions<'_>) -> Result<Tensor> {
+        let Projections { q, k, v, out, heads } = &self.projections;
         let beside = given.image.and_then(|image| Some((image.layers.get(&self.name)?, image.scale)));
-        let Some(((image_k, image_v), scale)) = beside else { return self.forward(x, given.context) };
-        let q = self.to_q.forward(x)?;
-        let (k, v) = (self.to_k.forward(given.context)?, self.to_v.forward(given.context)?);
-        let products = self.to_q.products();
-        let of_text = kernels::attention(&q, &k, &v, self.heads, false, products)?;
-        let of_image = kernels::attention(&q, image_k, image_v, self.heads, false, products)?;
-        self.to_out.forward(&(of_text + (of_image * scale)?)?)
+        let Some(((image_k, image_v), scale)) = beside else {
+            return attention_block(x, norm, &self.projections, Some(given.context));
+        };
+        let (queries, products) = (q.forward(&norm.forward(x)?)?, q.products());
+        let (k, v) = (k.forward(given.context)?, v.forward(given.context)?);
+        let of_text = kernels::attention(&queries, &k, &v, *heads, false, products)?;
+        let of_image = kernels::attention(&queries, image_k, image_v, *heads, false, products)?;
+        Ok((x + out.forward(&(of_text + (of_image * scale)?)?)?)?)
     }
 }

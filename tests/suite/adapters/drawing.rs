@@ -8,8 +8,9 @@ use candle_core::{DType, Device};
 use limner::Error;
 use limner::error::FieldError;
 use limner::image::{RgbImage, read_png_text};
+use limner::kernels::Products;
 use limner::model::adapter::Catalogue;
-use limner::model::checkpoint::Opened;
+use limner::model::checkpoint::{Opened, Precision};
 use limner::pipeline::{LoraReceipt, Picture, Pipeline, Receipt};
 use limner::request::{GenerateRequest, MAX_LORAS, Plan, from_parameters};
 use limner::server::router;
@@ -29,17 +30,25 @@ pub(super) struct Studio {
 
 impl Studio {
     pub(super) fn new(tiny: Tiny) -> Self {
+        Self::with_precision(tiny, DType::F32.into())
+    }
+
+    fn with_precision(tiny: Tiny, precision: Precision) -> Self {
         let place = tempfile::tempdir().unwrap();
         for folder in ["loras", "embeddings"] {
             fs::create_dir(place.path().join(folder)).unwrap();
         }
         let opened = Opened::read(tiny.path()).unwrap().with_catalogue(Catalogue::new(vec![place.path().to_owned()]));
-        Self { pipeline: Pipeline::new(opened, &Device::Cpu, DType::F32).unwrap(), tiny, place }
+        Self { pipeline: Pipeline::new(opened, &Device::Cpu, precision).unwrap(), tiny, place }
     }
 
     /// With the adapters `kohya` and `loha`.
     fn with_adapters() -> Self {
-        let studio = Self::new(GOLDEN.model());
+        Self::new(GOLDEN.model()).adapted()
+    }
+
+    fn adapted(self) -> Self {
+        let studio = self;
         ["kohya", "loha"].into_iter().for_each(|name| drop(studio.write(name, name)));
         studio
     }
@@ -109,6 +118,18 @@ fn adapters_change_the_picture_and_leave_the_model_as_it_is() {
     let negative = |text| studio.pixels(&[("negative_prompt", text)]);
     assert_ne!(negative("<lora:kohya:0.8>"), negative(""));
     assert_eq!(studio.plan(&[("negative_prompt", "<lora:nothing:1>")]).unwrap().loras, []);
+}
+
+#[test]
+fn weights_for_products_in_bf16_are_shared_and_left_as_they_are() {
+    let packed = Precision::on(&Device::Cpu, None).with_products(Some(Products::Brain));
+    let studio = Studio::with_precision(GOLDEN.model(), packed).adapted();
+    let (plain, bytes) = (studio.draw(&[]), studio.pipeline.bytes());
+    assert_eq!(plain.receipt.products, Products::Brain);
+    let with = studio.draw(&[("prompt", "red star <lora:kohya:0.8>")]);
+    let more = studio.pipeline.bytes() - bytes;
+    assert!(more > 0 && more < bytes, "{more} of {bytes}: only what is changed is there twice");
+    assert!(with.pixels != plain.pixels && studio.draw(&[]).to_png().unwrap() == plain.to_png().unwrap());
 }
 
 #[test]

@@ -7,8 +7,9 @@ mod words;
 
 use crate::networks::formula::input;
 use candle_core::{DType, Device, Tensor};
+use limner::kernels::Products;
 use limner::model::adapter::Applied;
-use limner::model::checkpoint::Model;
+use limner::model::checkpoint::{Model, Precision};
 use limner::model::unet::{Added, Conditioning};
 use models::{Case, GOLDEN, Outputs};
 use std::path::Path;
@@ -71,6 +72,25 @@ fn every_style_of_names_gives_the_numbers_of_diffusers_and_peft() {
             let adapted = model.adapted(&[applied(case, adapters.path(), name, case.strength)]).unwrap();
             assert_same(&outputs(&adapted), &case.outputs, name);
         }
+    }
+}
+
+/// Packed weights are unpacked, changed and packed again.
+#[test]
+fn weights_for_products_in_bf16_are_changed_too() {
+    let adapters = tempfile::tempdir().unwrap();
+    let packed = Precision::on(&Device::Cpu, None).with_products(Some(Products::Brain));
+    let (tiny, xl) = (GOLDEN.model(), GOLDEN.xl_model());
+    for (tiny, plain, cases) in [(&tiny, &GOLDEN.plain, &GOLDEN.cases), (&xl, &GOLDEN.xl_plain, &GOLDEN.xl_cases)] {
+        let model = Model::load(tiny.path(), &Device::Cpu, packed).unwrap();
+        let before = bits(&outputs(&model));
+        for (name, case) in cases {
+            let adapted = model.adapted(&[applied(case, adapters.path(), name, case.strength)]).unwrap();
+            let found = outputs(&adapted);
+            let (off, changed) = (difference(&found.unet, &case.outputs.unet), difference(&found.unet, &plain.unet));
+            assert!(off < 0.04 && off < changed / 2.0, "{name}: {off} off, {changed} from the model without it");
+        }
+        assert_eq!(bits(&outputs(&model)), before);
     }
 }
 

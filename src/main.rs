@@ -6,8 +6,8 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long freed memory is kept before the kernel gets it back, in milliseconds. The default of 10 is less than a step
-/// takes; training, whose every step wants the same again, gives nothing back (-1), which makes it a fifth faster.
-const PURGE_DELAY: std::ffi::c_long = 1000;
+/// or a decode takes, at Stable Diffusion's size, too; training, whose every step wants the same again, gives nothing back (-1), which makes it a fifth faster.
+const PURGE_DELAY: std::ffi::c_long = 5000;
 const PURGE_DELAY_IN_TRAINING: std::ffi::c_long = -1;
 
 /// The number of `mi_option_purge_delay` in mimalloc.h, which the bindings leave out.

@@ -62,6 +62,27 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// `x / (1 + e^-x)` to four digits and more, for what is then rounded to bf16: in about half of the time.
+#[inline(always)]
+pub(super) fn silu_for_bf16(x: f32) -> f32 {
+    x / (1.0 + exp2((x * -std::f32::consts::LOG2_E).min(126.0)))
+}
+
+/// `x` times the standard normal distribution function at x, the same way.
+#[inline(always)]
+pub(super) fn gelu_for_bf16(x: f32) -> f32 {
+    let gauss = exp2(x * x * (-0.5 * std::f32::consts::LOG2_E));
+    let upper = 0.5 * upper_over_gauss(x.abs()) * gauss;
+    x * if x < 0.0 { upper } else { 1.0 - upper }
+}
+
+/// Twice the probability of more than `x`, from 0 on, over `e^(-x^2 / 2)` (Abramowitz and Stegun 7.1.26).
+#[inline(always)]
+fn upper_over_gauss(x: f32) -> f32 {
+    let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x);
+    t * (0.254_829_6 + t * (-0.284_496_72 + t * (1.421_413_8 + t * (-1.453_152_1 + t * 1.061_405_4))))
+}
+
 /// The standard normal distribution function and its density at x; absolute error below 2e-7
 /// (Abramowitz and Stegun 7.1.26).
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Group and layer normalisation with their gradients. A layer norm is a group norm of single positions and one group.
 
 use super::Activation;
-use super::math::{sigmoid, vectorised};
+use super::math::{sigmoid, silu_for_bf16, vectorised};
 use super::native::{gradient, output, values, with_values};
 use super::packed::round;
 use super::threads;
@@ -69,7 +69,7 @@ impl Affine {
             match silu {
                 true => terms.for_each(|(((o, v), s), t)| {
                     let v = v * s + t;
-                    *o = round::bits(v * sigmoid(v));
+                    *o = round::bits(silu_for_bf16(v));
                 }),
                 false => terms.for_each(|(((o, v), s), t)| *o = round::bits(v * s + t)),
             }

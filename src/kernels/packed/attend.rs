@@ -81,7 +81,7 @@ impl Attend<'_> {
         let channels = self.sizes.channels;
         let rows = x.len() / channels;
         let form = Form { stride: channels, taps: vec![0], steps: steps(channels) };
-        let added = Added { bias: Some(self.bias), rows: Some(x), per_sample: None };
+        let added = Added { bias: Some(self.bias), rows: Some(x), ..Added::default() };
         let strips = strips(rows, channels);
         let write = |target: &Target<'_, f32>| {
             self.out.with_panels(|bits| {

@@ -33,14 +33,21 @@ pub(in crate::kernels) struct Convolution<'a> {
 }
 
 impl Convolution<'_> {
-    /// Of `x`, (B, H, W, I), (B, H', W', O).
-    pub(in crate::kernels) fn run(&self, isa: Isa, x: &[f32], added: Added<'_>) -> Result<Vec<f32>> {
+    /// Of `x`, (B, H, W, I), (B, H', W', O); added to `onto`, in its place, where that is given.
+    pub(in crate::kernels) fn run(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        added: Added<'_>,
+        onto: Option<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let added = Added { onto: onto.is_some(), ..added };
         let s = self.sizes;
         let pointwise = s.kernel_height * s.kernel_width == 1 && s.padding == crate::kernels::Padding::same(0);
         if s.stride == 1 && (!pointwise || [s.height, s.width] != s.source || self.affine.is_some()) {
-            self.shifted(isa, x, added)
+            self.shifted(isa, x, added, onto)
         } else {
-            self.unfolded(isa, x, added)
+            self.unfolded(isa, x, added, onto)
         }
     }
 
@@ -49,7 +56,7 @@ impl Convolution<'_> {
         self.sizes.inputs.next_multiple_of(DEPTH)
     }
 
-    fn shifted(&self, isa: Isa, x: &[f32], added: Added<'_>) -> Result<Vec<f32>> {
+    fn shifted(&self, isa: Isa, x: &[f32], added: Added<'_>, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
         let (s, depth) = (self.sizes, self.depth());
         let pitch = s.width + s.padding.left.max(s.padding.right);
         let tap = |i: usize| (i / s.kernel_width * pitch + i % s.kernel_width) * depth;
@@ -69,7 +76,7 @@ impl Convolution<'_> {
             })
             .collect();
         let fill = |strip: Strip, values: &mut [u16]| self.fill(x, strip, pitch, values);
-        self.give(|target, panels| {
+        self.give(onto, |target, panels| {
             multiply(isa, &form, panels, &strips, fill, |strip, row, pair, block| {
                 let sample = strip.first / s.out_height;
                 let place = |i: usize| {
@@ -82,11 +89,16 @@ impl Convolution<'_> {
         })
     }
 
-    /// What `write` writes, which is all of it.
-    fn give(&self, write: impl FnOnce(&Target<'_, f32>, &Panels<'_>)) -> Result<Vec<f32>> {
+    /// What `write` writes, which is all of it, or adds to `onto`.
+    fn give(&self, onto: Option<Vec<f32>>, write: impl FnOnce(&Target<'_, f32>, &Panels<'_>)) -> Result<Vec<f32>> {
         let (rows, columns) = (self.sizes.positions, self.sizes.outputs);
         let write =
             |target: &Target<'_, f32>| self.weights.with_panels(|bits| write(target, &Panels::in_order(bits, columns)));
+        if let Some(mut y) = onto {
+            assert_eq!(y.len(), rows * columns, "what is added to has another shape");
+            write(&Target::of(&mut y, columns))?;
+            return Ok(y);
+        }
         // SAFETY: the strips that are multiplied are all positions, and the panels all columns.
         #[allow(unsafe_code)]
         unsafe {
@@ -136,7 +148,7 @@ impl Convolution<'_> {
     }
 
     /// With the parts of a position side by side.
-    fn unfolded(&self, isa: Isa, x: &[f32], added: Added<'_>) -> Result<Vec<f32>> {
+    fn unfolded(&self, isa: Isa, x: &[f32], added: Added<'_>, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
         let (s, depth) = (self.sizes, self.depth());
         let taps = s.kernel_height * s.kernel_width;
         let row = taps * depth;
@@ -161,7 +173,7 @@ impl Convolution<'_> {
                 }
             });
         };
-        self.give(|target, panels| {
+        self.give(onto, |target, panels| {
             multiply(isa, &form, panels, &strips, fill, |strip, row, pair, block| {
                 let place = |i: usize| (i < strip.rows).then(|| (strip.first + i, (strip.first + i) / of_sample));
                 give_rows(target, place, (row, pair * PAIR), block, added);

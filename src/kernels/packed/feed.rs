@@ -46,7 +46,7 @@ impl Feed<'_> {
             taps: vec![0],
             steps,
         });
-        let added = Added { bias: Some(self.biases[1]), rows: Some(x), per_sample: None };
+        let added = Added { bias: Some(self.biases[1]), rows: Some(x), ..Added::default() };
         let write = |target: &Target<'_, f32>| {
             first.with_panels(|first_bits| {
                 second.with_panels(|second_bits| {

@@ -20,7 +20,7 @@ pub(in crate::kernels) fn conv2d(
 ) -> Result<Tensor> {
     let sizes = sizes(x.shape(), (convolution, weights), enlarged)?;
     let x = x.contiguous()?;
-    let y = with_values([&x], |[x]| run((convolution, weights), sizes, affine, x, Added::default()))??;
+    let y = with_values([&x], |[x]| run((convolution, weights), sizes, affine, x, Added::default(), None))??;
     Ok(Tensor::from_vec(y, result(&sizes), x.device())?)
 }
 
@@ -42,9 +42,10 @@ fn run(
     affine: Option<&Affine>,
     x: &[f32],
     added: Added<'_>,
+    onto: Option<Vec<f32>>,
 ) -> candle_core::Result<Vec<f32>> {
     let ready = Ready { sizes, weights, affine };
-    with_some(convolution.bias, |bias| ready.run(Isa::best(), x, Added { bias, ..added }))?
+    with_some(convolution.bias, |bias| ready.run(Isa::best(), x, Added { bias, ..added }, onto))?
 }
 
 /// See `kernels::residual_block`. `packed`: the weights of the first, the second and the shortcut's convolution.
@@ -63,7 +64,7 @@ pub(in crate::kernels) fn residual_block(
     let values = with_values([&x], |[values]| -> Result<Vec<f32>> {
         let affine = block.first.0.affine(values, x.shape())?;
         let h = with_some(e, |per_sample| {
-            run(first, inner, Some(&affine), values, Added { per_sample, ..Added::default() })
+            run(first, inner, Some(&affine), values, Added { per_sample, ..Added::default() }, None)
         })??;
         let affine = block.second.0.affine(&h, &result(&inner))?;
         let beside = block.shortcut.zip(packed.2);
@@ -71,14 +72,14 @@ pub(in crate::kernels) fn residual_block(
             .map(|beside| {
                 let sizes = sizes(x.shape(), beside, None)?;
                 check(&result(&sizes), &shape)?;
-                Ok::<_, crate::Error>(run(beside, sizes, None, values, Added::default())?)
+                Ok::<_, crate::Error>(run(beside, sizes, None, values, Added::default(), None)?)
             })
             .transpose()?;
         if shortcut.is_none() {
             check(x.shape(), &shape)?;
         }
-        let rows = Some(shortcut.as_deref().unwrap_or(values));
-        Ok(run(second, outer, Some(&affine), &h, Added { rows, ..Added::default() })?)
+        let rows = shortcut.is_none().then_some(values);
+        Ok(run(second, outer, Some(&affine), &h, Added { rows, ..Added::default() }, shortcut)?)
     })??;
     Ok(Tensor::from_vec(values, shape, x.device())?)
 }

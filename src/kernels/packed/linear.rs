@@ -4,7 +4,7 @@ use super::isa::Isa;
 use super::product::{Form, Panels, Strip, Target, multiply};
 use super::tile::{Block, DEPTH, PAIR, WIDTH};
 use super::{Packed, round, steps};
-use crate::kernels::math::{normal, vectorised};
+use crate::kernels::math::{gelu_for_bf16, vectorised};
 use candle_core::{Result, Tensor};
 
 /// Numbers of a strip: it lies in a core's own cache, beside the weights.
@@ -22,6 +22,8 @@ pub(in crate::kernels) struct Added<'a> {
     pub(in crate::kernels) per_sample: Option<&'a [f32]>,
     /// To each row, and column.
     pub(in crate::kernels) rows: Option<&'a [f32]>,
+    /// What is where the results go.
+    pub(super) onto: bool,
 }
 
 impl Added<'_> {
@@ -152,7 +154,7 @@ pub(super) fn gate<T: Kept>(
             let mut gated = [T::default(); WIDTH];
             for j in 0..WIDTH {
                 let gate = gates[j] + of_gates[j];
-                gated[j] = T::of((values[j] + of_values[j]) * gate * normal(gate).0);
+                gated[j] = T::of((values[j] + of_values[j]) * gelu_for_bf16(gate));
             }
             give(i, &gated);
         }
@@ -189,10 +191,15 @@ pub(super) fn give_rows(
     vectorised!(|| {
         for (i, sums) in block.0.iter().enumerate() {
             let Some((row, sample)) = place(row + i) else { continue };
-            let sums = added.to(sums, (row, sample), (column, target.columns()));
-            // SAFETY: each block is given to one task, and no row has two places.
+            let mut sums = added.to(sums, (row, sample), (column, target.columns()));
+            // SAFETY: each block is given to one task, and no row has two places; what is added to is there.
             #[allow(unsafe_code)]
             unsafe {
+                if added.onto {
+                    let mut before = [0.0; PAIR];
+                    target.read(row, column, &mut before);
+                    sums.iter_mut().zip(before).for_each(|(y, v)| *y += v);
+                }
                 target.write(row, column, &sums);
             }
         }

@@ -231,6 +231,24 @@ impl<'a, T: Copy> Target<'a, T> {
         Ok(data)
     }
 
+    /// Reads numbers of a row from a column on, as many as there are of them.
+    ///
+    /// # Safety
+    ///
+    /// They have been written, and nothing else writes them meanwhile.
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub(super) unsafe fn read(&self, row: usize, column: usize, values: &mut [T]) {
+        let count = values.len().min(self.columns - column);
+        let at = row * self.columns + column;
+        assert!(at + count <= self.length, "a row past the end");
+        // SAFETY: in the matrix, by the assertion, and written, as the caller says; `values` lie elsewhere.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.first.add(at).cast_const(), values.as_mut_ptr(), count);
+        }
+    }
+
     /// Writes numbers of a row from a column on; those past the last column are left out.
     ///
     /// # Safety

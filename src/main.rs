@@ -6,8 +6,8 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long freed memory is kept before the kernel gets it back, in milliseconds. The default of 10 is less than a step
-/// or a decode takes, at Stable Diffusion's size, too; training, whose every step wants the same again, gives nothing back (-1), which makes it a fifth faster.
-const PURGE_DELAY: std::ffi::c_long = 5000;
+/// takes; training, whose every step wants the same again, gives nothing back (-1), which makes it a fifth faster.
+const PURGE_DELAY: std::ffi::c_long = 1000;
 const PURGE_DELAY_IN_TRAINING: std::ffi::c_long = -1;
 
 /// The number of `mi_option_purge_delay` in mimalloc.h, which the bindings leave out.
@@ -21,22 +21,16 @@ fn main() -> std::process::ExitCode {
     unsafe {
         libmimalloc_sys::mi_option_set(PURGE_DELAY_OPTION, delay);
     }
-    if !training {
+    if !training && !limner::kernels::Isa::best().gains() {
         without_huge_pages();
     }
     limner::cli::main(give_back)
 }
 
-/// Pages of 2 MiB are taken whole where a part of one is used: with a model of hundreds of large tensors that is a
-/// fourteenth more memory than there are weights, for about a twentieth less time in products. Training keeps them. Where
-/// the system gives them to those alone who ask, nothing is to be done: kernels ask where they fit.
+/// Pages of 2 MiB are taken whole where a part of one is used: with a model of hundreds of large tensors that is some
+/// hundredths more memory than there are weights, for about a twentieth less time in products. Training keeps them, and so
+/// do products in bf16, which ask for them.
 fn without_huge_pages() {
-    #[cfg(target_os = "linux")]
-    if !std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
-        .is_ok_and(|modes| modes.contains("[always]"))
-    {
-        return;
-    }
     // SAFETY: sets a flag of this process; what it does not know, the kernel refuses.
     #[cfg(target_os = "linux")]
     #[allow(unsafe_code)]

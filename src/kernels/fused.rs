@@ -105,7 +105,7 @@ impl Convolution<'_> {
     }
 }
 
-fn fault(message: &str) -> Error {
+pub(super) fn fault(message: &str) -> Error {
     candle_core::Error::Msg(message.to_owned()).into()
 }
 

@@ -79,7 +79,8 @@ pub(super) fn gelu_for_bf16(x: f32) -> f32 {
 /// Twice the probability of more than `x`, from 0 on, over `e^(-x^2 / 2)` (Abramowitz and Stegun 7.1.26).
 #[inline(always)]
 fn upper_over_gauss(x: f32) -> f32 {
-    let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x);
+    let z = x * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
     t * (0.254_829_6 + t * (-0.284_496_72 + t * (1.421_413_8 + t * (-1.453_152_1 + t * 1.061_405_4))))
 }
 
@@ -89,10 +90,7 @@ fn upper_over_gauss(x: f32) -> f32 {
 pub(super) fn normal(x: f32) -> (f32, f32) {
     const INV_SQRT_2PI: f32 = 0.398_942_3;
     let gauss = exp(-0.5 * x * x);
-    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let poly = t * (0.254_829_6 + t * (-0.284_496_72 + t * (1.421_413_8 + t * (-1.453_152_1 + t * 1.061_405_4))));
-    let upper = 0.5 * poly * gauss;
+    let upper = 0.5 * upper_over_gauss(x.abs()) * gauss;
     let cdf = if x < 0.0 { upper } else { 1.0 - upper };
     (cdf, gauss * INV_SQRT_2PI)
 }

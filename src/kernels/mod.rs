@@ -164,7 +164,8 @@ pub fn attention_block(x: &Tensor, context: Option<&Tensor>, a: AttentionBlock<'
             let attend = packed::attend::Attend { sizes, queries: q, keys: k, values: v, out, bias };
             let norm = |x: &[f32], y: &mut [f32]| norm::normalise_rows(x, scale, shift, a.norm.2, y);
             let run = |context: Option<&[f32]>| attend.run(Isa::best(), rows, context, norm);
-            attend.serves().then(|| native::with_some(context.as_ref(), run)?).transpose()
+            let fits = context.as_ref().is_none_or(|context| context.dims().last() == Some(&k.inputs()));
+            (fits && attend.serves()).then(|| native::with_some(context.as_ref(), run)?).transpose()
         })??;
         if let Some(y) = y {
             return Ok(Tensor::from_vec(y, x.shape().clone(), x.device())?);

@@ -20,6 +20,7 @@ mod tile;
 
 pub use isa::Isa;
 
+use super::fused::fault;
 use super::math::vectorised;
 use crate::Result;
 use candle_core::{DType, Device, Shape, Storage, Tensor, bail};
@@ -57,9 +58,9 @@ impl Packed {
         Ok(Self { panels, outputs, kernel, inputs })
     }
 
-    /// How many outputs there are.
-    pub fn outputs(&self) -> usize {
-        self.outputs
+    /// How many inputs a tap has.
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
     }
 
     /// (O, kh, kw, I).
@@ -154,28 +155,30 @@ fn fill<T: Copy + Sync>(
     let row = taps * inputs;
     panels.par_chunks_mut(panel.max(1)).enumerate().for_each(|(i, panel)| {
         let rows: Vec<&[T]> = values.chunks(row.max(1)).skip(i * WIDTH).take(WIDTH).collect();
-        let mut lines = [[0u16; DEPTH]; WIDTH];
+        let mut lines = [0u16; STEP];
         for (at, tile) in panel.chunks_exact_mut(STEP).enumerate() {
             let (tap, step) = (at / steps(inputs), at % steps(inputs));
             let part = tap * inputs + step * DEPTH..(tap * inputs + (step + 1) * DEPTH).min((tap + 1) * inputs);
             vectorised!(|| {
-                for (line, row) in lines.iter_mut().zip(&rows) {
+                for (line, row) in lines.chunks_exact_mut(DEPTH).zip(&rows) {
                     let (line, rest) = line.split_at_mut(part.len());
                     line.iter_mut().zip(&row[part.clone()]).for_each(|(to, v)| *to = round(*v));
                     rest.fill(0);
                 }
-                for (pair, place) in tile.chunks_exact_mut(2 * WIDTH).enumerate() {
-                    for (line, place) in lines.iter().zip(place.chunks_exact_mut(2)) {
-                        place.copy_from_slice(&line[2 * pair..2 * pair + 2]);
-                    }
-                }
+                interleave(&lines, DEPTH, tile);
             });
         }
     });
 }
 
-fn fault(message: &str) -> crate::Error {
-    candle_core::Error::Msg(message.to_owned()).into()
+/// The tiles of 16 rows of `depth` numbers each: their pairs side by side.
+#[inline(always)]
+fn interleave(rows: &[u16], depth: usize, tiles: &mut [u16]) {
+    for (pair, place) in tiles.chunks_exact_mut(2 * WIDTH).enumerate() {
+        for (row, place) in rows.chunks_exact(depth).zip(place.chunks_exact_mut(2)) {
+            place.copy_from_slice(&row[2 * pair..2 * pair + 2]);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 
 use super::attention::{Sizes, attend_all};
 use super::isa::Isa;
-use super::linear::{Added, give_rows, round_rows, strips};
-use super::product::{Form, Panels, Strip, Target, multiply, with_lines, within};
+use super::linear::{Added, STRIP, round_rows, strips, times};
+use super::product::{Form, Panels, Strip, Target, with_lines, within};
 use super::tile::{Block, DEPTH, PAIR, Ready};
-use super::{Packed, round, steps};
+use super::{Packed, round};
 use crate::kernels::math::vectorised;
 use crate::kernels::threads;
 use candle_core::Result;
@@ -28,7 +28,11 @@ impl Attend<'_> {
     pub(in crate::kernels) fn serves(&self) -> bool {
         let all = [self.queries, self.keys, self.values, self.out];
         let fits = |packed: &Packed| packed.outputs == self.sizes.channels;
-        self.sizes.channels.is_multiple_of(DEPTH) && all.into_iter().all(fits) && self.out.inputs == self.sizes.channels
+        let inner = [self.queries, self.out].into_iter().all(|packed| packed.inputs == self.sizes.channels);
+        self.sizes.channels.is_multiple_of(DEPTH)
+            && all.into_iter().all(fits)
+            && inner
+            && self.keys.inputs == self.values.inputs
     }
 
     /// `x + out(attention(q, k, v)) + bias` with `q` of `norm(x)`, `k` and `v` of `context`, or of `norm(x)` as well.
@@ -79,28 +83,12 @@ impl Attend<'_> {
 
     fn project_out(&self, isa: Isa, x: &[f32], attended: &[u16]) -> Result<Vec<f32>> {
         let channels = self.sizes.channels;
-        let rows = x.len() / channels;
-        let form = Form { stride: channels, taps: vec![0], steps: steps(channels) };
-        let added = Added { bias: Some(self.bias), rows: Some(x), ..Added::default() };
-        let strips = strips(rows, channels);
-        let write = |target: &Target<'_, f32>| {
-            self.out.with_panels(|bits| {
-                let panels = Panels::in_order(bits, channels);
-                let fill = |strip: Strip, values: &mut [u16]| {
-                    let own = &attended[strip.first * channels..(strip.first + strip.rows) * channels];
-                    values[..own.len()].copy_from_slice(own);
-                };
-                multiply(isa, &form, &panels, &strips, fill, |strip, row, pair, block| {
-                    let place = |i: usize| (i < strip.rows).then_some((strip.first + i, 0));
-                    give_rows(target, place, (row, pair * PAIR), block, added);
-                });
-            })
+        let fill = |strip: Strip, values: &mut [u16]| {
+            let own = &attended[strip.first * channels..(strip.first + strip.rows) * channels];
+            values[..own.len()].copy_from_slice(own);
         };
-        // SAFETY: the strips are all rows, and the panels all columns.
-        #[allow(unsafe_code)]
-        unsafe {
-            Target::fresh(rows, channels, write)
-        }
+        let added = Added { bias: Some(self.bias), rows: Some(x), ..Added::default() };
+        times(isa, self.out, x.len() / channels, fill, added)
     }
 }
 
@@ -115,11 +103,11 @@ fn project(
     let Some(((first, _), _)) = products.first() else { return Ok(()) };
     let inputs = first.inputs;
     let depth = inputs.next_multiple_of(DEPTH);
-    let form = Form { stride: depth, taps: vec![0], steps: steps(inputs) };
+    let form = Form::of_rows(depth);
     let targets: Vec<_> =
         products.into_iter().map(|((weights, scale), to)| (weights, scale, Target::of(to, weights.outputs))).collect();
     let failed = std::sync::OnceLock::new();
-    threads::for_each(strips(x.len() / inputs.max(1), depth), |strip| {
+    threads::for_each(strips(x.len() / inputs.max(1), depth, STRIP), |strip| {
         with_lines(form.length(strip.rows).next_multiple_of(DEPTH), |lines| {
             let x = &x[strip.first * inputs..(strip.first + strip.rows) * inputs];
             threads::with_scratch(threads::Scratch::Activations, x.len(), |normed| {

@@ -4,7 +4,7 @@
 use super::isa::Isa;
 use super::product::{Target, with_lines};
 use super::tile::{Block, PAIR, Ready, Rows, STEP, WIDTH};
-use super::{avx512, round, steps};
+use super::{avx512, interleave, round, steps};
 use crate::kernels::math::{exp2, vectorised};
 use crate::kernels::threads;
 use std::convert::Infallible;
@@ -152,11 +152,7 @@ fn pack_keys<T: Number>(s: Sizes, k: &[T], first: usize, panels: &mut [u16]) {
                     row.fill(0);
                 }
             }
-            for (pair, place) in panel.chunks_exact_mut(2 * WIDTH).enumerate() {
-                for (column, place) in place.chunks_exact_mut(2).enumerate() {
-                    place.copy_from_slice(&rows[column * depth + 2 * pair..][..2]);
-                }
-            }
+            interleave(&rows, depth, panel);
         }
     });
 }

@@ -24,7 +24,9 @@ mod x86 {
     pub(in crate::kernels::packed) fn is_fast() -> bool {
         const AMD: [u32; 3] =
             [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"enti"), u32::from_le_bytes(*b"cAMD")];
-        let maker = __cpuid(0);
+        // SAFETY: every x86-64 processor has the instruction. (Safe to call since some Rust after 1.91.)
+        #[allow(unsafe_code, unused_unsafe)]
+        let maker = unsafe { __cpuid(0) };
         [maker.ebx, maker.edx, maker.ecx] == AMD
     }
 

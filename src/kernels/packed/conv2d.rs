@@ -5,7 +5,7 @@
 //! rows, shifted. Between two rows lie as many columns of zeros as either side needs; what is computed for those is dropped.
 
 use super::isa::Isa;
-use super::linear::{Added, give_rows};
+use super::linear::{Added, give_rows, strips};
 use super::product::{Form, Panels, Strip, Target, multiply};
 use super::tile::{DEPTH, PAIR};
 use super::{Packed, round, steps};
@@ -152,10 +152,7 @@ impl Convolution<'_> {
         let (s, depth) = (self.sizes, self.depth());
         let taps = s.kernel_height * s.kernel_width;
         let row = taps * depth;
-        let form = Form { stride: row, taps: vec![0], steps: taps * steps(s.inputs) };
-        let together = (STRIP / row / PAIR * PAIR).clamp(PAIR, 512);
-        let strip = |first| Strip { first, rows: together.min(s.positions - first) };
-        let strips: Vec<_> = (0..s.positions).step_by(together).map(strip).collect();
+        let (form, strips) = (Form::of_rows(row), strips(s.positions, row, STRIP));
         let of_sample = s.out_height * s.out_width;
         let fill = |strip: Strip, values: &mut [u16]| {
             vectorised!(|| {

@@ -1,10 +1,10 @@
 //! The feed-forward part of a transformer block, joined: what lies between its two products is never there as a whole.
 
+use super::Packed;
 use super::isa::Isa;
-use super::linear::{Added, gate, give_rows, round_rows};
-use super::product::{Form, Panels, Strip, Target, with_lines, within};
+use super::linear::{Added, gate, give_rows, round_rows, strips};
+use super::product::{Form, Panels, Target, with_lines, within};
 use super::tile::{DEPTH, PAIR, Ready, WIDTH};
-use super::{Packed, steps};
 use crate::kernels::threads;
 use candle_core::Result;
 
@@ -24,7 +24,10 @@ pub(in crate::kernels) struct Feed<'a> {
 impl Feed<'_> {
     /// Whether it serves these weights, for so many rows.
     pub(in crate::kernels) fn serves([first, second]: [&Packed; 2], rows: usize) -> bool {
-        first.outputs.is_multiple_of(2 * DEPTH) && second.inputs == first.outputs / 2 && rows >= ROWS
+        first.outputs.is_multiple_of(2 * DEPTH)
+            && second.inputs == first.outputs / 2
+            && second.outputs == first.inputs
+            && rows >= ROWS
     }
 
     /// `x + w2 (a * gelu(b)) + b2` with `(a, b) = w1 norm(x) + b1`, for `x` (n, I); `norm` normalises rows.
@@ -38,21 +41,14 @@ impl Feed<'_> {
         let (inputs, inner) = (first.inputs, second.inputs);
         let rows = x.len() / inputs.max(1);
         let depth = inputs.next_multiple_of(DEPTH);
-        let together = (STRIP / inner / PAIR * PAIR).clamp(PAIR, ROWS);
-        let strips: Vec<_> =
-            (0..rows).step_by(together).map(|first| Strip { first, rows: together.min(rows - first) }).collect();
-        let forms = [(depth, steps(inputs)), (inner, inner / DEPTH)].map(|(stride, steps)| Form {
-            stride,
-            taps: vec![0],
-            steps,
-        });
+        let forms = [depth, inner].map(Form::of_rows);
         let added = Added { bias: Some(self.biases[1]), rows: Some(x), ..Added::default() };
         let write = |target: &Target<'_, f32>| {
             first.with_panels(|first_bits| {
                 second.with_panels(|second_bits| {
                     let panels =
                         [Panels::of_halves(first_bits, first.outputs), Panels::in_order(second_bits, second.outputs)];
-                    threads::for_each(strips, |strip| {
+                    threads::for_each(strips(rows, inner, STRIP), |strip| {
                         let lengths = forms.each_ref().map(|form| form.length(strip.rows).next_multiple_of(DEPTH));
                         with_lines(lengths[0] + lengths[1], |lines| {
                             let (outer, inner_lines) = lines.split_at_mut(lengths[0]);

@@ -3,12 +3,12 @@
 use super::isa::Isa;
 use super::product::{Form, Panels, Strip, Target, multiply};
 use super::tile::{Block, DEPTH, PAIR, WIDTH};
-use super::{Packed, round, steps};
+use super::{Packed, round};
 use crate::kernels::math::{gelu_for_bf16, vectorised};
 use candle_core::{Result, Tensor};
 
 /// Numbers of a strip: it lies in a core's own cache, beside the weights.
-const STRIP: usize = 1 << 18;
+pub(super) const STRIP: usize = 1 << 18;
 
 /// The most rows of a strip.
 const ROWS: usize = 512;
@@ -52,28 +52,38 @@ impl Added<'_> {
 
 /// `x w^T` and what is added, (n, O), for `x` (n, I).
 pub(in crate::kernels) fn linear(isa: Isa, weights: &Packed, x: &[f32], added: Added<'_>) -> Result<Vec<f32>> {
-    let (inputs, columns) = (weights.inputs, weights.outputs);
-    let depth = inputs.next_multiple_of(DEPTH);
-    let form = Form { stride: depth, taps: vec![0], steps: steps(inputs) };
-    let rows = x.len() / inputs.max(1);
+    let inputs = weights.inputs;
     let fill = |strip: Strip, values: &mut [u16]| {
         let x = &x[strip.first * inputs..(strip.first + strip.rows) * inputs];
         round_rows(x, inputs, values);
     };
-    // SAFETY: the strips are all rows, and the panels all columns.
-    #[allow(unsafe_code)]
-    let y = unsafe {
-        Target::fresh(rows, columns, |target| {
-            weights.with_panels(|bits| {
-                let panels = Panels::in_order(bits, columns);
-                multiply(isa, &form, &panels, &strips(rows, depth), fill, |strip, row, pair, block| {
-                    let place = |i: usize| (i < strip.rows).then_some((strip.first + i, 0));
-                    give_rows(target, place, (row, pair * PAIR), block, added);
-                });
-            })
+    times(isa, weights, x.len() / inputs.max(1), fill, added)
+}
+
+/// The same for so many rows, of which `fill` writes those of a strip as bf16, each filled up with zeros.
+pub(super) fn times(
+    isa: Isa,
+    weights: &Packed,
+    rows: usize,
+    fill: impl Fn(Strip, &mut [u16]) + Sync,
+    added: Added<'_>,
+) -> Result<Vec<f32>> {
+    let (depth, columns) = (weights.inputs.next_multiple_of(DEPTH), weights.outputs);
+    let (form, strips) = (Form::of_rows(depth), strips(rows, depth, STRIP));
+    let write = |target: &Target<'_, f32>| {
+        weights.with_panels(|bits| {
+            let panels = Panels::in_order(bits, columns);
+            multiply(isa, &form, &panels, &strips, fill, |strip, row, pair, block| {
+                let place = |i: usize| (i < strip.rows).then_some((strip.first + i, 0));
+                give_rows(target, place, (row, pair * PAIR), block, added);
+            });
         })
     };
-    y
+    // SAFETY: the strips are all rows, and the panels all columns.
+    #[allow(unsafe_code)]
+    unsafe {
+        Target::fresh(rows, columns, write)
+    }
 }
 
 /// Whether [`geglu`] serves these weights.
@@ -85,7 +95,7 @@ pub(in crate::kernels) fn is_gated(weights: &Packed) -> bool {
 pub(in crate::kernels) fn geglu(isa: Isa, weights: &Packed, x: &[f32], bias: Option<&[f32]>) -> Result<Vec<f32>> {
     let (inputs, columns) = (weights.inputs, weights.outputs);
     let depth = inputs.next_multiple_of(DEPTH);
-    let form = Form { stride: depth, taps: vec![0], steps: steps(inputs) };
+    let form = Form::of_rows(depth);
     let rows = x.len() / inputs.max(1);
     let fill = |strip: Strip, values: &mut [u16]| {
         round_rows(&x[strip.first * inputs..(strip.first + strip.rows) * inputs], inputs, values);
@@ -98,7 +108,7 @@ pub(in crate::kernels) fn geglu(isa: Isa, weights: &Packed, x: &[f32], bias: Opt
         Target::fresh(rows, columns / 2, |target| {
             weights.with_panels(|bits| {
                 let panels = Panels::of_halves(bits, columns);
-                multiply(isa, &form, &panels, &strips(rows, depth), fill, |strip, row, pair, block| {
+                multiply(isa, &form, &panels, &strips(rows, depth, STRIP), fill, |strip, row, pair, block| {
                     let column = pair * WIDTH;
                     gate(block, PAIR.min(strip.rows - row), bias, column, |i, gated: &[f32; WIDTH]| {
                         // SAFETY: each block is given to one task, and strips have no rows in common.
@@ -161,9 +171,9 @@ pub(super) fn gate<T: Kept>(
     });
 }
 
-/// Rows in strips.
-pub(super) fn strips(rows: usize, depth: usize) -> Vec<Strip> {
-    let together = (STRIP / depth.max(1) / PAIR * PAIR).clamp(PAIR, ROWS);
+/// Rows of `depth` numbers in strips of about so many numbers.
+pub(super) fn strips(rows: usize, depth: usize, numbers: usize) -> Vec<Strip> {
+    let together = (numbers / depth.max(1) / PAIR * PAIR).clamp(PAIR, ROWS);
     (0..rows).step_by(together).map(|first| Strip { first, rows: together.min(rows - first) }).collect()
 }
 

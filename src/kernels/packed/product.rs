@@ -26,6 +26,11 @@ pub(super) struct Form {
 }
 
 impl Form {
+    /// Of rows of `depth` numbers one after the other, which must be whole tiles.
+    pub(super) fn of_rows(depth: usize) -> Self {
+        Self { stride: depth, taps: vec![0], steps: depth / DEPTH }
+    }
+
     /// Numbers of a strip, with what the last block reads beyond its rows.
     pub(super) fn length(&self, rows: usize) -> usize {
         let last = self.taps.iter().max().copied().unwrap_or(0);
@@ -77,8 +82,8 @@ impl<'a> Panels<'a> {
 }
 
 /// Computes a product. `fill` writes a strip as bf16; it must write all that `form` reads of its rows, and what is beside
-/// them may be anything. `give` is told of each block: the strip, its first row there, its number among the columns' blocks, and the sums.
-/// Blocks are given once, each to one thread; rows and columns of the last ones may be more than there are.
+/// them may be anything. `give` is told of each block: the strip, its first row there, its number among the columns' blocks,
+/// and the sums. Blocks are given once, each to one thread; rows and columns of the last ones may be more than there are.
 pub(super) fn multiply(
     isa: Isa,
     form: &Form,
@@ -146,15 +151,11 @@ pub(super) fn within(
     }
 }
 
-/// Numbers that begin at a cache line.
-#[derive(Default)]
-struct Lines(Vec<u16>);
-
 /// The most numbers that stay with a thread: 4 MiB.
 const MOST_KEPT: usize = 1 << 21;
 
 thread_local! {
-    static LINES: Cell<Vec<Lines>> = const { Cell::new(Vec::new()) };
+    static LINES: Cell<Vec<Vec<u16>>> = const { Cell::new(Vec::new()) };
 }
 
 /// Calls `f` with `length` numbers of any value, which begin at a cache line: a tile's row is one, and loads of two take
@@ -167,7 +168,7 @@ pub(super) fn with_lines<R>(length: usize, f: impl FnOnce(&mut [u16]) -> R) -> R
         kept.set(all);
         taken
     });
-    let Lines(mut numbers) = taken.unwrap_or_default();
+    let mut numbers = taken.unwrap_or_default();
     if numbers.len() < length + DEPTH {
         numbers.clear();
         numbers.reserve(length + DEPTH);
@@ -179,7 +180,7 @@ pub(super) fn with_lines<R>(length: usize, f: impl FnOnce(&mut [u16]) -> R) -> R
     if numbers.len() <= MOST_KEPT {
         LINES.with(|kept| {
             let mut all = kept.take();
-            all.push(Lines(numbers));
+            all.push(numbers);
             kept.set(all);
         });
     }

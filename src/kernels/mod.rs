@@ -25,9 +25,9 @@ mod reference;
 mod stored;
 mod threads;
 
-pub use fused::{Convolution, Normalisation, Residual, enlarged_conv2d, norm_silu_conv2d, residual_block};
+pub use fused::{Convolution, Normalisation, Residual, add_conv2d, enlarged_conv2d, norm_conv2d, residual_block};
 pub(crate) use native::with_values;
-pub use packed::{Isa, Packed, pack};
+pub use packed::{Isa, Packed, of_f16, of_f32, pack, pack_rows};
 pub use threads::{is_alone, on_this_thread};
 
 use crate::Result;

@@ -3,6 +3,7 @@
 //! Activations are rounded to bf16 as they go into a product, sums are kept in f32, and what lies between products stays in
 //! f32. A product is computed in blocks of 32 rows by 32 columns: see `tile`.
 
+pub(super) mod activation;
 mod amx;
 pub(super) mod attend;
 pub(super) mod attention;
@@ -120,53 +121,92 @@ fn sizes(dims: &[usize]) -> (usize, (usize, usize), usize) {
 
 /// The panels of weights (O, I) or (O, kh, kw, I), in any of the types F32, F16 and BF16, contiguous and on the CPU.
 pub fn pack(weights: &Tensor) -> Result<Tensor> {
-    let (outputs, (height, width), inputs) = sizes(weights.dims());
-    let taps = height * width;
     let (storage, layout) = weights.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else { return Err(fault("weights are not contiguous")) };
     let Storage::Cpu(cpu) = &*storage else { return Err(fault("weights to be packed are not on the CPU")) };
+    let dims = weights.dims();
+    match weights.dtype() {
+        DType::F32 => copied(&cpu.as_slice::<f32>()?[start..end], dims, round::bits),
+        DType::BF16 => copied(&cpu.as_slice::<bf16>()?[start..end], dims, bf16::to_bits),
+        DType::F16 => copied(&cpu.as_slice::<f16>()?[start..end], dims, |v| of_f16(v.to_bits())),
+        _ => Err(fault("weights to be packed are neither F32 nor F16 nor BF16")),
+    }
+}
+
+/// [`pack_rows`] of what is in memory.
+fn copied<T: Copy + Default + Send + Sync>(
+    values: &[T],
+    dims: &[usize],
+    round: impl Fn(T) -> u16 + Sync,
+) -> Result<Tensor> {
+    let row: usize = dims.iter().skip(1).product();
+    pack_rows(dims, round, |first, rows: &mut [T]| {
+        rows.copy_from_slice(&values[first * row..][..rows.len()]);
+        Ok(())
+    })
+}
+
+/// The bits of the bf16 that is nearest to the f16 of these bits.
+pub fn of_f16(stored: u16) -> u16 {
+    round::bits(super::stored::widen(stored))
+}
+
+/// The bits of the bf16 that is nearest to `v`.
+pub fn of_f32(v: f32) -> u16 {
+    round::bits(v)
+}
+
+/// Numbers of weights that are read at a time, unless of a single panel: few enough to stay in a core's cache.
+const READ: usize = 1 << 15;
+
+/// [`pack`] of weights that are not in memory yet: `read` gives all rows (outputs) from one on for which it is given room, each
+/// as (taps, inputs), and `round` makes bits of bf16 of a number. It is called on several threads, once for each row.
+pub fn pack_rows<T: Copy + Default + Send + Sync>(
+    dims: &[usize],
+    round: impl Fn(T) -> u16 + Sync,
+    read: impl Fn(usize, &mut [T]) -> Result<()> + Sync,
+) -> Result<Tensor> {
+    let (outputs, (height, width), inputs) = sizes(dims);
+    let (taps, row) = (height * width, height * width * inputs);
     let shape = (outputs.div_ceil(PAIR) * 2, taps * steps(inputs) * STEP);
     let mut panels = vec![bf16::ZERO; shape.0 * shape.1];
     pages::ask_for_large(panels.as_mut_ptr(), panels.len());
-    {
+    let together = (READ / (WIDTH * row).max(1)).max(1);
+    let several = |(i, panels): (usize, &mut [bf16])| -> Result<()> {
         use half::slice::HalfFloatSliceExt;
-        let panels: &mut [u16] = panels.reinterpret_cast_mut();
-        let sizes = (taps, inputs);
-        match weights.dtype() {
-            DType::F32 => fill(panels, shape.1, &cpu.as_slice::<f32>()?[start..end], sizes, round::bits),
-            DType::BF16 => fill(panels, shape.1, &cpu.as_slice::<bf16>()?[start..end], sizes, bf16::to_bits),
-            DType::F16 => {
-                let values = &cpu.as_slice::<f16>()?[start..end];
-                fill(panels, shape.1, values, sizes, |v: f16| round::bits(super::stored::widen(v.to_bits())));
-            }
-            _ => return Err(fault("weights to be packed are neither F32 nor F16 nor BF16")),
+        let first = i * together * WIDTH;
+        let rows = outputs.saturating_sub(first).min(together * WIDTH);
+        if rows == 0 {
+            return Ok(());
         }
+        let mut values = vec![T::default(); rows * row];
+        read(first, &mut values)?;
+        let panels: &mut [u16] = panels.reinterpret_cast_mut();
+        for (values, panel) in values.chunks((WIDTH * row).max(1)).zip(panels.chunks_exact_mut(shape.1)) {
+            fill(panel, values, (taps, inputs), &round);
+        }
+        Ok(())
+    };
+    if row > 0 && outputs > 0 {
+        panels.par_chunks_mut(together * shape.1).enumerate().try_for_each(several)?;
     }
     Ok(Tensor::from_vec(panels, Shape::from(shape), &Device::Cpu)?)
 }
 
-fn fill<T: Copy + Sync>(
-    panels: &mut [u16],
-    panel: usize,
-    values: &[T],
-    (taps, inputs): (usize, usize),
-    round: impl Fn(T) -> u16 + Sync,
-) {
-    let row = taps * inputs;
-    panels.par_chunks_mut(panel.max(1)).enumerate().for_each(|(i, panel)| {
-        let rows: Vec<&[T]> = values.chunks(row.max(1)).skip(i * WIDTH).take(WIDTH).collect();
-        let mut lines = [0u16; STEP];
+/// A panel of up to 16 rows.
+fn fill<T: Copy>(panel: &mut [u16], values: &[T], (taps, inputs): (usize, usize), round: impl Fn(T) -> u16) {
+    let rows: Vec<&[T]> = values.chunks(taps * inputs).collect();
+    let mut lines = [0u16; STEP];
+    vectorised!(|| {
         for (at, tile) in panel.chunks_exact_mut(STEP).enumerate() {
             let (tap, step) = (at / steps(inputs), at % steps(inputs));
             let part = tap * inputs + step * DEPTH..(tap * inputs + (step + 1) * DEPTH).min((tap + 1) * inputs);
-            vectorised!(|| {
-                for (line, row) in lines.chunks_exact_mut(DEPTH).zip(&rows) {
-                    let (line, rest) = line.split_at_mut(part.len());
-                    line.iter_mut().zip(&row[part.clone()]).for_each(|(to, v)| *to = round(*v));
-                    rest.fill(0);
-                }
-                interleave(&lines, DEPTH, tile);
-            });
+            for (line, row) in lines.chunks_exact_mut(DEPTH).zip(&rows) {
+                let (line, rest) = line.split_at_mut(part.len());
+                line.iter_mut().zip(&row[part.clone()]).for_each(|(to, v)| *to = round(*v));
+                rest.fill(0);
+            }
+            interleave(&lines, DEPTH, tile);
         }
     });
 }

@@ -283,6 +283,18 @@ impl Place {
     }
 }
 
+impl Place {
+    /// In the layout of [`crate::kernels::Packed`].
+    fn pack(&self, file: &WeightFile) -> Result<Tensor> {
+        let packed = match self.part {
+            Part::Whole => file.pack(&self.stored, &self.info),
+            Part::Third(third) => file.pack(&self.stored, &self.third(third)),
+            Part::Transposed => None,
+        };
+        packed.unwrap_or_else(|| Ok(pack(&self.load(file)?, &self.shape())?))
+    }
+}
+
 /// Whether a tensor of one shape can be used as one of the other: a 1x1 convolution is a linear layer, and some
 /// checkpoints store the one as the other.
 fn interchangeable(a: &[usize], b: &[usize]) -> bool {
@@ -303,7 +315,7 @@ impl SimpleBackend for Weights {
         }
         let tensor = match packed_name(name) {
             None => self.take(file, place, dtype, device)?,
-            Some(_) => pack(&self.keep(place.load(file))?, shape.dims())?,
+            Some(_) => self.keep(place.pack(file))?,
         };
         self.taken.fetch_add((tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64, Ordering::Relaxed);
         // Of another rank, and then also contiguous; a reshape would put kernels into another order.

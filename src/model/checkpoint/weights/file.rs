@@ -75,18 +75,56 @@ impl WeightFile {
     /// A convolution's kernels, (O, I, kh, kw), lie in memory as (O, kh, kw, I), as [`crate::kernels`] want them: what a
     /// layer makes of them is then no copy.
     pub(super) fn load(&self, name: &str, info: &TensorInfo) -> Result<Tensor> {
-        let unusable = |message: String| Error::model(&self.path, format!("tensor {name}: {message}"));
         let read = match info.dtype {
             Dtype::F16 => self.tensor(info, Vec::<u16>::reinterpret_into::<f16>),
             Dtype::BF16 => self.tensor(info, Vec::<u16>::reinterpret_into::<bf16>),
             Dtype::F32 => self.tensor(info, |values: Vec<f32>| values),
             Dtype::F64 => self.tensor(info, |values: Vec<f64>| values),
-            other => return Err(unusable(format!("expected F16, BF16, F32 or F64 numbers, found {other}"))),
+            other => {
+                let message = format!("tensor {name}: expected F16, BF16, F32 or F64 numbers, found {other}");
+                return Err(Error::model(&self.path, message));
+            }
         };
-        read.map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => unusable("the file has been cut short since it was opened".into()),
-            _ => unusable(e.to_string()),
+        read.map_err(|e| self.unreadable(name, &e))
+    }
+
+    /// [`crate::kernels::pack`] of the tensor that `info` describes, as it is read; none for types that are not packed as they are.
+    pub(super) fn pack(&self, name: &str, info: &TensorInfo) -> Option<Result<Tensor>> {
+        use crate::kernels::{of_f16, of_f32};
+        Some(match info.dtype {
+            Dtype::F16 => self.packed(name, info, of_f16),
+            Dtype::BF16 => self.packed(name, info, |bits: u16| bits),
+            Dtype::F32 => self.packed(name, info, of_f32),
+            _ => return None,
         })
+    }
+
+    fn packed<T: Pod + Default + Send + Sync>(
+        &self,
+        name: &str,
+        info: &TensorInfo,
+        round: impl Fn(T) -> u16 + Sync,
+    ) -> Result<Tensor> {
+        let (outputs, kernel) = (info.shape.first().copied().unwrap_or(1), kernels(&info.shape));
+        let row: usize = info.shape.iter().skip(1).product();
+        let dims = kernel.map_or_else(|| vec![outputs, row], |[outputs, inputs, h, w]| vec![outputs, h, w, inputs]);
+        crate::kernels::pack_rows(&dims, round, |first, rows: &mut [T]| {
+            let at = info.data_offsets.0 + first * row * size_of::<T>();
+            let read = self.file.read_exact_at(bytemuck::cast_slice_mut(rows), self.start + at as u64);
+            read.map_err(|e| self.unreadable(name, &e))?;
+            if let Some([_, _, h, w]) = kernel {
+                channels_last(rows, row, h * w);
+            }
+            Ok(())
+        })
+    }
+
+    fn unreadable(&self, name: &str, fault: &io::Error) -> Error {
+        let what = match fault.kind() {
+            io::ErrorKind::UnexpectedEof => "the file has been cut short since it was opened".to_owned(),
+            _ => fault.to_string(),
+        };
+        Error::model(&self.path, format!("tensor {name}: {what}"))
     }
 
     fn tensor<T: Pod + Send + Sync, N: WithDType>(

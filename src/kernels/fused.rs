@@ -23,6 +23,8 @@ pub struct Normalisation<'a> {
     pub groups: usize,
     /// Added to the variance.
     pub eps: f64,
+    /// What follows.
+    pub activation: Activation,
 }
 
 /// The parameters of a convolution: see [`conv2d`].
@@ -52,14 +54,14 @@ pub struct Residual<'a> {
 }
 
 impl Normalisation<'_> {
-    fn silu(self, x: &Tensor) -> Result<Tensor> {
-        group_norm(x, self.weight, self.bias, self.groups, self.eps, Activation::Silu)
+    fn of(self, x: &Tensor) -> Result<Tensor> {
+        group_norm(x, self.weight, self.bias, self.groups, self.eps, self.activation)
     }
 
     /// What it does to `x`, (B, .., C).
     pub(super) fn affine(self, x: &[f32], shape: &Shape) -> Result<Affine> {
         let positions = shape.elem_count() / (shape.dims()[0] * self.weight.elem_count()).max(1);
-        let (groups, eps, activation) = (self.groups, self.eps, Activation::Silu);
+        let Self { groups, eps, activation, .. } = self;
         let norm = Norm { name: "group-norm", positions, groups, eps, activation };
         Ok(with_values([self.weight, self.bias], |[w, b]| norm.affine(x, w, b))?)
     }
@@ -118,11 +120,11 @@ fn joins<'a>(x: &Tensor, norms: &[Normalisation<'a>], convolutions: &[Convolutio
     is_native(x) && served && norms.chain(convolved).chain([x]).all(|tensor| !tensor.track_op())
 }
 
-/// `conv2d(silu(group_norm(x)))`. Shapes: `x` (B, H, W, I); returns (B, H', W', O).
-pub fn norm_silu_conv2d(x: &Tensor, norm: Normalisation<'_>, convolution: Convolution<'_>) -> Result<Tensor> {
+/// `conv2d(activation(group_norm(x)))`. Shapes: `x` (B, H, W, I); returns (B, H', W', O).
+pub fn norm_conv2d(x: &Tensor, norm: Normalisation<'_>, convolution: Convolution<'_>) -> Result<Tensor> {
     let _span = profile::kernel(|| (format!("normed convolution {}", convolution.told(x)), convolution.flops(x)));
     if !joins(x, &[norm], &[convolution]) {
-        return convolution.of(&norm.silu(x)?);
+        return convolution.of(&norm.of(x)?);
     }
     let x = x.contiguous()?;
     if let Weight::Packed(packed) = convolution.weight {
@@ -156,6 +158,18 @@ pub fn enlarged_conv2d(x: &Tensor, (height, width): (usize, usize), convolution:
     Ok(Tensor::from_vec(y, shape, x.device())?)
 }
 
+/// `y + conv2d(x)`. Shapes: `x` (B, H, W, I), `y` (B, H', W', O); returns that of `y`.
+pub fn add_conv2d(y: &Tensor, x: &Tensor, convolution: Convolution<'_>) -> Result<Tensor> {
+    match convolution.weight {
+        Weight::Packed(packed) if joins(x, &[], &[convolution]) && is_native(y) && !y.track_op() => {
+            let _span =
+                profile::kernel(|| (format!("added convolution {}", convolution.told(x)), convolution.flops(x)));
+            packed::fused::add_conv2d(y, x, (convolution, packed))
+        }
+        _ => Ok((y + convolution.of(x)?)?),
+    }
+}
+
 /// `shortcut(x) + second(per_sample + first(x))`. Shapes: `x` (B, H, W, I); returns (B, H, W, O).
 pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
     let Residual { first, per_sample, second, shortcut } = block;
@@ -165,11 +179,11 @@ pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
         (format!("residual block {}", first.1.told(x)), flops)
     });
     if !joins(x, &[first.0, second.0], &convolutions) || per_sample.is_some_and(Tensor::track_op) {
-        let mut h = first.1.of(&first.0.silu(x)?)?;
+        let mut h = first.1.of(&first.0.of(x)?)?;
         if let Some(e) = per_sample {
             h = add_per_sample(&h, e)?;
         }
-        let h = second.1.of(&second.0.silu(&h)?)?;
+        let h = second.1.of(&second.0.of(&h)?)?;
         return Ok(match shortcut {
             Some(shortcut) => (shortcut.of(x)? + h)?,
             None => (x + h)?,
@@ -209,7 +223,7 @@ pub(super) fn check(input: &Shape, result: &Shape) -> Result<()> {
     Err(fault(&format!("residual block: {input:?} and {result:?} cannot be added")))
 }
 
-/// [`norm_silu_conv2d`] of a contiguous input.
+/// [`norm_conv2d`] of a contiguous input.
 fn normed(x: &Tensor, norm: Normalisation<'_>, convolution: Convolution<'_>) -> Result<(Vec<f32>, Shape)> {
     let affine = with_values([x], |[values]| norm.affine(values, x.shape()))??;
     convolution.forward(x.shape(), None, |forward| {

@@ -1,9 +1,9 @@
 //! Group and layer normalisation with their gradients. A layer norm is a group norm of single positions and one group.
 
 use super::Activation;
-use super::math::{sigmoid, silu_for_bf16, vectorised};
+use super::math::{sigmoid, vectorised};
 use super::native::{gradient, output, values, with_values};
-use super::packed::round;
+use super::packed::activation;
 use super::threads;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
@@ -65,14 +65,7 @@ impl Affine {
         let (scale, shift) = (&self.scale[of_sample.clone()], &self.shift[of_sample]);
         let silu = self.activation == Activation::Silu;
         for (row, out) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
-            let terms = out.iter_mut().zip(row).zip(scale).zip(shift);
-            match silu {
-                true => terms.for_each(|(((o, v), s), t)| {
-                    let v = v * s + t;
-                    *o = round::bits(silu_for_bf16(v));
-                }),
-                false => terms.for_each(|(((o, v), s), t)| *o = round::bits(v * s + t)),
-            }
+            activation::scale(row, scale, shift, silu, out);
         }
     }
 }

@@ -274,7 +274,13 @@ impl Parameters {
 }
 
 fn block<'a>(p: &'a Parameters, groups: usize, e: Option<&'a Tensor>, shortcut: bool) -> Residual<'a> {
-    let norm = |i: usize| Normalisation { weight: &p.tensors[i], bias: &p.tensors[i + 1], groups, eps: 1e-5 };
+    let norm = |i: usize| Normalisation {
+        weight: &p.tensors[i],
+        bias: &p.tensors[i + 1],
+        groups,
+        eps: 1e-5,
+        activation: Activation::Silu,
+    };
     let convolution = |i: usize, padding| {
         let (weight, bias) = (&p.weights[i], Some(&p.tensors[i + 1]));
         Convolution { weight, bias, stride: 1, padding: Padding::same(padding) }
@@ -326,14 +332,18 @@ fn a_normed_convolution_of_any_kind_gives_the_bits_of_single_operations() {
         [((9, 12), 2, Padding::after(1)), ((90, 260), 1, Padding::same(2)), ((3, 3), 1, Padding::same(0))]
     {
         let (x, p) = (var(&[2, h, w, 24], 1), block_parameters(24, 70));
-        let run = |x: &Tensor, p: &Parameters| {
-            let norm = Normalisation { weight: &p.tensors[0], bias: &p.tensors[1], groups: 4, eps: 1e-5 };
+        let run = |x: &Tensor, p: &Parameters, activation| {
+            let (weight, bias) = (&p.tensors[0], &p.tensors[1]);
+            let norm = Normalisation { weight, bias, groups: 4, eps: 1e-5, activation };
             let convolution = Convolution { weight: &p.weights[2], bias: Some(&p.tensors[3]), stride, padding };
-            bits(&norm_silu_conv2d(x, norm, convolution).unwrap())
+            bits(&norm_conv2d(x, norm, convolution).unwrap())
         };
         let tracked = Parameters::of(p.iter().map(|v| v.as_tensor().clone()).collect());
         let plain = Parameters::of(p.iter().map(|v| v.detach()).collect());
-        assert!(run(&x.detach(), &plain) == run(&x, &tracked), "{h} x {w}");
+        for activation in [Activation::Silu, Activation::Identity] {
+            let joined = run(&x.detach(), &plain, activation);
+            assert!(joined == run(&x, &tracked, activation), "{h} x {w} {activation:?}");
+        }
     }
 }
 
@@ -378,14 +388,18 @@ fn joined_operations_with_packed_weights_are_near_those_with_plain_ones() {
         let run = |p: &Parameters| residual_block(&x, block(p, groups, e, shortcut)).unwrap();
         let off = largest_difference(&run(&packed), &run(&plain));
         assert!(off < 1e-2, "residual block {b} x {h} x {w} x {inputs}: {off}");
-        let run = |p: &Parameters| {
-            let norm = Normalisation { weight: &p.tensors[0], bias: &p.tensors[1], groups, eps: 1e-5 };
-            let convolution =
-                Convolution { weight: &p.weights[2], bias: Some(&p.tensors[3]), stride: 2, padding: Padding::same(1) };
-            norm_silu_conv2d(&x, norm, convolution).unwrap()
-        };
-        let off = largest_difference(&run(&packed), &run(&plain));
-        assert!(off < 1e-2, "normed convolution {b} x {h} x {w} x {inputs}: {off}");
+        for activation in [Activation::Silu, Activation::Identity] {
+            let run = |p: &Parameters| {
+                let (weight, bias) = (&p.tensors[0], &p.tensors[1]);
+                let norm = Normalisation { weight, bias, groups, eps: 1e-5, activation };
+                let (weight, bias) = (&p.weights[2], Some(&p.tensors[3]));
+                let convolution = Convolution { weight, bias, stride: 2, padding: Padding::same(1) };
+                let y = norm_conv2d(&x, norm, convolution).unwrap();
+                add_conv2d(&y, &x, convolution).unwrap()
+            };
+            let off = largest_difference(&run(&packed), &run(&plain));
+            assert!(off < 1e-2, "convolution with more {b} x {h} x {w} x {inputs} {activation:?}: {off}");
+        }
     }
 }
 

@@ -138,7 +138,17 @@ impl Conv2d {
 
     /// Of silu(norm(x)), which need not exist whole.
     pub fn forward_normed(&self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
-        kernels::norm_silu_conv2d(x, norm.parameters(), self.parameters())
+        kernels::norm_conv2d(x, norm.parameters(Activation::Silu), self.parameters())
+    }
+
+    /// Of norm(x), in the same way.
+    pub fn forward_only_normed(&self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
+        kernels::norm_conv2d(x, norm.parameters(Activation::Identity), self.parameters())
+    }
+
+    /// Of x, added to y.
+    pub fn forward_onto(&self, y: &Tensor, x: &Tensor) -> Result<Tensor> {
+        kernels::add_conv2d(y, x, self.parameters())
     }
 
     /// Of x enlarged to `height` x `width` by repeating the nearest position before; that need not exist either.
@@ -162,9 +172,9 @@ pub fn residual_block(
     shortcut: Option<&Conv2d>,
 ) -> Result<Tensor> {
     let block = Residual {
-        first: (norm1.parameters(), conv1.parameters()),
+        first: (norm1.parameters(Activation::Silu), conv1.parameters()),
         per_sample: e,
-        second: (norm2.parameters(), conv2.parameters()),
+        second: (norm2.parameters(Activation::Silu), conv2.parameters()),
         shortcut: shortcut.map(Conv2d::parameters),
     };
     kernels::residual_block(x, block)
@@ -186,8 +196,8 @@ impl GroupNorm {
         Ok(Self { weight, bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?, groups, eps })
     }
 
-    fn parameters(&self) -> Normalisation<'_> {
-        Normalisation { weight: &self.weight, bias: &self.bias, groups: self.groups, eps: self.eps }
+    fn parameters(&self, activation: Activation) -> Normalisation<'_> {
+        Normalisation { weight: &self.weight, bias: &self.bias, groups: self.groups, eps: self.eps, activation }
     }
 
     /// The type of its parameters, which is that of the activations around it.

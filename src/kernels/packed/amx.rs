@@ -78,9 +78,17 @@ mod x86 {
         }
 
         /// See `Ready::multiply`, which has checked that everything lies where it is read.
-        pub(in crate::kernels::packed) fn multiply(&self, rows: Rows<'_>, panels: [&[u16]; 2], block: &mut Block) {
+        pub(in crate::kernels::packed) fn multiply(
+            &self,
+            rows: Rows<'_>,
+            panels: [&[u16]; 2],
+            block: &mut Block,
+            onto: bool,
+        ) {
             if rows.taps.is_empty() || rows.steps == 0 {
-                *block = Block::zero();
+                if !onto {
+                    *block = Block::zero();
+                }
                 return;
             }
             let stride = 2 * rows.stride;
@@ -91,10 +99,18 @@ mod x86 {
             #[allow(unsafe_code)]
             unsafe {
                 asm!(
+                    "test {step}, {step}",
+                    "jnz 4f",
                     "tilezero tmm0",
                     "tilezero tmm1",
                     "tilezero tmm2",
                     "tilezero tmm3",
+                    "jmp 2f",
+                    "4:",
+                    "tileloadd tmm0, [{block} + 2*{line}]",
+                    "tileloadd tmm1, [{block} + 2*{line} + 64]",
+                    "tileloadd tmm2, [{block} + 2*{line} + 2048]",
+                    "tileloadd tmm3, [{block} + 2*{line} + 2112]",
                     "2:",
                     "mov {a0}, [{taps}]",
                     "lea {a0}, [{values} + 2*{a0}]",
@@ -152,11 +168,10 @@ mod x86 {
                     "add {taps}, 8",
                     "dec {count}",
                     "jnz 2b",
-                    "add {line}, 64",
-                    "tilestored [{block} + {line}], tmm0",
-                    "tilestored [{block} + {line} + 64], tmm1",
-                    "tilestored [{block} + {line} + 2048], tmm2",
-                    "tilestored [{block} + {line} + 2112], tmm3",
+                    "tilestored [{block} + 2*{line}], tmm0",
+                    "tilestored [{block} + 2*{line} + 64], tmm1",
+                    "tilestored [{block} + 2*{line} + 2048], tmm2",
+                    "tilestored [{block} + 2*{line} + 2112], tmm3",
                     values = in(reg) rows.values.as_ptr(),
                     stride = in(reg) stride,
                     taps = inout(reg) rows.taps.as_ptr() => _,
@@ -165,10 +180,11 @@ mod x86 {
                     b0 = inout(reg) panels[0].as_ptr() => _,
                     b1 = inout(reg) panels[1].as_ptr() => _,
                     block = in(reg) block,
-                    line = inout(reg) 64usize => _,
+                    line = in(reg) 64usize,
                     a0 = out(reg) _,
                     a1 = out(reg) _,
-                    step = out(reg) _,
+                    // At first it says whether to begin with what is in the block.
+                    step = inout(reg) usize::from(onto) => _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
@@ -268,7 +284,7 @@ mod elsewhere {
             unreachable!("there is no AMX here")
         }
 
-        pub(in crate::kernels::packed) fn multiply(&self, _: Rows<'_>, _: [&[u16]; 2], _: &mut Block) {
+        pub(in crate::kernels::packed) fn multiply(&self, _: Rows<'_>, _: [&[u16]; 2], _: &mut Block, _: bool) {
             match *self {}
         }
 

@@ -73,7 +73,7 @@ impl Attend<'_> {
                     // SAFETY: each query and head belongs to one task.
                     #[allow(unsafe_code)]
                     unsafe {
-                        target.write(row, column + i * PAIR, &bits[..sums.len()]);
+                        target.write_some(row, column + i * PAIR, &bits[..sums.len()]);
                     }
                 }
             });

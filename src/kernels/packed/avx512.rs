@@ -5,7 +5,7 @@ use super::tile::{Block, Rows};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Block, Rows};
-    use crate::kernels::math::EXP2;
+    use crate::kernels::math::{EXP2, EXP2_FROM_0};
     use crate::kernels::packed::tile::{DEPTH, PAIR, STEP, WIDTH};
     use std::arch::x86_64::*;
     use std::mem::transmute;
@@ -16,6 +16,7 @@ mod x86 {
     pub(in crate::kernels::packed) fn is_here() -> bool {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512bf16")
     }
@@ -30,7 +31,7 @@ mod x86 {
         [maker.ebx, maker.edx, maker.ecx] == AMD
     }
 
-    /// See `Ready::multiply`, which has checked that everything lies where it is read.
+    /// See `Ready::multiply_onto`, which has checked that everything lies where it is read.
     pub(in crate::kernels::packed) fn multiply(rows: Rows<'_>, panels: [&[u16]; 2], block: &mut Block) {
         assert!(is_here(), "this processor has no AVX-512 BF16");
         // SAFETY: the processor has the instructions, and the caller asserts what `multiply_here` asks for.
@@ -110,6 +111,56 @@ mod x86 {
         (top, _mm512_reduce_add_ps(sums))
     }
 
+    /// See `attention::weigh`, of which this is a faster form.
+    pub(in crate::kernels::packed) fn weigh(
+        scores: &Block,
+        seen: &[usize; PAIR],
+        (weights, stride): (&mut [u16], usize),
+        sums: &mut [[f32; WIDTH]; PAIR],
+    ) {
+        assert!(is_here() && weights.len() >= (PAIR - 1) * stride + PAIR);
+        // SAFETY: the processor has the instructions, and there is room for the weights of 32 rows.
+        #[allow(unsafe_code)]
+        unsafe {
+            weigh_here(scores, seen, (weights, stride), sums);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The processor has AVX-512 BF16; there is room for the weights of 32 rows.
+    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512dq,avx512vl")]
+    #[allow(unsafe_code)]
+    unsafe fn weigh_here(
+        scores: &Block,
+        seen: &[usize; PAIR],
+        (weights, stride): (&mut [u16], usize),
+        sums: &mut [[f32; WIDTH]; PAIR],
+    ) {
+        // The part of a number behind its point, counted from the whole number below it.
+        const FRACTION: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+        let constants = EXP2_FROM_0.map(|c| _mm512_set1_ps(c));
+        for (i, ((scores, seen), sum)) in scores.0.iter().zip(seen).zip(sums).enumerate() {
+            for half in 0..2 {
+                // SAFETY: a row of a block has sixteen scores from either half on, and there is room for as many weights.
+                unsafe {
+                    let scores = _mm512_loadu_ps(scores.as_ptr().add(half * WIDTH));
+                    let r = _mm512_reduce_ps::<FRACTION>(scores);
+                    let mut power = constants[3];
+                    for c in [constants[2], constants[1], constants[0]] {
+                        power = _mm512_fmadd_ps(power, r, c);
+                    }
+                    // Takes the whole number below for the power.
+                    let power = _mm512_maskz_scalef_ps(mask(*seen, half * WIDTH), power, scores);
+                    let place = sum.as_mut_ptr();
+                    _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), power));
+                    let rounded: __m256i = transmute(_mm512_cvtneps_pbh(power));
+                    _mm256_storeu_si256(weights.as_mut_ptr().add(i * stride + half * WIDTH).cast(), rounded);
+                }
+            }
+        }
+    }
+
     /// # Safety
     ///
     /// The processor has AVX-512 BF16; `rows` fit, and the panels are as long as they must be.
@@ -145,7 +196,10 @@ mod x86 {
             for (sums, row) in sums.iter().zip(&mut block.0[first..first + ROWS]) {
                 for (half, sum) in sums.iter().enumerate() {
                     // SAFETY: a row of a block is twice as long.
-                    unsafe { _mm512_storeu_ps(row.as_mut_ptr().add(half * WIDTH), *sum) };
+                    unsafe {
+                        let place = row.as_mut_ptr().add(half * WIDTH);
+                        _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), *sum));
+                    }
                 }
             }
         }
@@ -153,11 +207,12 @@ mod x86 {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{is_fast, is_here, multiply, soften};
+pub(super) use x86::{is_fast, is_here, multiply, soften, weigh};
 
 #[cfg(not(target_arch = "x86_64"))]
 mod elsewhere {
     use super::{Block, Rows};
+    use crate::kernels::packed::tile::{PAIR, WIDTH};
 
     pub(in crate::kernels::packed) fn is_here() -> bool {
         false
@@ -174,7 +229,16 @@ mod elsewhere {
     pub(in crate::kernels::packed) fn soften(_: &[Block], _: usize, _: usize, _: f32, _: &mut [u16]) -> (f32, f32) {
         unreachable!("there is no AVX-512 here")
     }
+
+    pub(in crate::kernels::packed) fn weigh(
+        _: &Block,
+        _: &[usize; PAIR],
+        _: (&mut [u16], usize),
+        _: &mut [[f32; WIDTH]; PAIR],
+    ) {
+        unreachable!("there is no AVX-512 here")
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use elsewhere::{is_fast, is_here, multiply, soften};
+pub(super) use elsewhere::{is_fast, is_here, multiply, soften, weigh};

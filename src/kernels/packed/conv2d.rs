@@ -8,7 +8,7 @@ use super::isa::Isa;
 use super::linear::{Added, give_rows, strips};
 use super::product::{Form, Panels, Strip, Target, multiply};
 use super::tile::{DEPTH, PAIR};
-use super::{Packed, round, steps};
+use super::{Packed, activation, steps};
 use crate::kernels::conv2d::{Sizes, nearest};
 use crate::kernels::math::vectorised;
 use crate::kernels::norm::Affine;
@@ -143,7 +143,7 @@ impl Convolution<'_> {
     fn positions(&self, sample: usize, x: &[f32], out: &mut [u16]) {
         match self.affine {
             Some(affine) => affine.apply_rounded(sample, x, out),
-            None => out.iter_mut().zip(x).for_each(|(to, v)| *to = round::bits(*v)),
+            None => activation::round(x, out),
         }
     }
 

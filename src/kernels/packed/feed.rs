@@ -1,10 +1,10 @@
 //! The feed-forward part of a transformer block, joined: what lies between its two products is never there as a whole.
 
-use super::Packed;
 use super::isa::Isa;
-use super::linear::{Added, gate, give_rows, round_rows, strips};
+use super::linear::{Added, give_rows, halves, round_rows, strips};
 use super::product::{Form, Panels, Target, with_lines, within};
 use super::tile::{DEPTH, PAIR, Ready, WIDTH};
+use super::{Packed, activation};
 use crate::kernels::threads;
 use candle_core::Result;
 
@@ -61,9 +61,7 @@ impl Feed<'_> {
                             within(&ready, &forms[0], &panels[0], outer, strip.rows, |row, pair, block| {
                                 let count = PAIR.min(strip.rows - row);
                                 let into = &mut inner_lines[row * inner + pair * WIDTH..];
-                                gate(block, count, self.biases[0], pair * WIDTH, |i, gated| {
-                                    into[i * inner..i * inner + WIDTH].copy_from_slice(gated);
-                                });
+                                activation::gate(block, count, halves(self.biases[0], pair * WIDTH), (into, inner));
                             });
                             within(&ready, &forms[1], &panels[1], inner_lines, strip.rows, |row, pair, block| {
                                 let place = |i: usize| (i < strip.rows).then_some((strip.first + i, 0));

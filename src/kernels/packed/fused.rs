@@ -24,6 +24,21 @@ pub(in crate::kernels) fn conv2d(
     Ok(Tensor::from_vec(y, result(&sizes), x.device())?)
 }
 
+/// `y + convolution(x)`, (B, H', W', O), for `x` (B, H, W, I).
+pub(in crate::kernels) fn add_conv2d(
+    y: &Tensor,
+    x: &Tensor,
+    (convolution, weights): (Convolution<'_>, &Packed),
+) -> Result<Tensor> {
+    let sizes = sizes(x.shape(), (convolution, weights), None)?;
+    check(&result(&sizes), y.shape())?;
+    let (x, y) = (x.contiguous()?, y.contiguous()?);
+    let sum = with_values([&x, &y], |[x, y]| {
+        run((convolution, weights), sizes, None, x, Added { rows: Some(y), ..Added::default() }, None)
+    })??;
+    Ok(Tensor::from_vec(sum, y.shape().clone(), x.device())?)
+}
+
 fn sizes(
     x: &Shape,
     (convolution, weights): (Convolution<'_>, &Packed),

@@ -3,7 +3,7 @@
 use super::isa::Isa;
 use super::product::{Form, Panels, Strip, Target, multiply};
 use super::tile::{Block, DEPTH, PAIR, WIDTH};
-use super::{Packed, round};
+use super::{Packed, activation};
 use crate::kernels::math::{gelu_for_bf16, vectorised};
 use candle_core::{Result, Tensor};
 
@@ -127,48 +127,26 @@ fn sixteen(values: &[f32]) -> &[f32; WIDTH] {
     values.try_into().expect("sixteen numbers")
 }
 
-/// A number that a gated value is kept as.
-pub(super) trait Kept: Copy + Default {
-    fn of(v: f32) -> Self;
-}
-
-impl Kept for f32 {
-    #[inline(always)]
-    fn of(v: f32) -> Self {
-        v
-    }
-}
-
-impl Kept for u16 {
-    #[inline(always)]
-    fn of(v: f32) -> Self {
-        round::bits(v)
-    }
-}
-
 /// Of the first `count` rows of a block the first half times the GELU of the second. `bias` is that of all columns; those
 /// of the block begin at `column` of either half.
-pub(super) fn gate<T: Kept>(
-    block: &Block,
-    count: usize,
-    bias: &[f32],
-    column: usize,
-    mut give: impl FnMut(usize, &[T; WIDTH]),
-) {
-    let (of_values, of_gates) = bias.split_at(bias.len() / 2);
-    let biases = [&of_values[column..column + WIDTH], &of_gates[column..column + WIDTH]];
+fn gate(block: &Block, count: usize, bias: &[f32], column: usize, mut give: impl FnMut(usize, &[f32; WIDTH])) {
+    let biases = halves(bias, column);
     vectorised!(|| {
-        let [of_values, of_gates] = biases.map(sixteen);
         for (i, sums) in block.0.iter().take(count).enumerate() {
             let (values, gates) = (sixteen(&sums[..WIDTH]), sixteen(&sums[WIDTH..]));
-            let mut gated = [T::default(); WIDTH];
+            let mut gated = [0.0; WIDTH];
             for j in 0..WIDTH {
-                let gate = gates[j] + of_gates[j];
-                gated[j] = T::of((values[j] + of_values[j]) * gelu_for_bf16(gate));
+                gated[j] = (values[j] + biases[0][j]) * gelu_for_bf16(gates[j] + biases[1][j]);
             }
             give(i, &gated);
         }
     });
+}
+
+/// The biases of the sixteen columns from `column` on of either half.
+pub(super) fn halves(bias: &[f32], column: usize) -> [&[f32; WIDTH]; 2] {
+    let (values, gates) = bias.split_at(bias.len() / 2);
+    [values, gates].map(|half| sixteen(&half[column..column + WIDTH]))
 }
 
 /// Rows of `depth` numbers in strips of about so many numbers.
@@ -180,10 +158,13 @@ pub(super) fn strips(rows: usize, depth: usize, numbers: usize) -> Vec<Strip> {
 /// Rows of `inputs` numbers as bf16, each filled up with zeros.
 pub(super) fn round_rows(x: &[f32], inputs: usize, values: &mut [u16]) {
     let depth = inputs.next_multiple_of(DEPTH);
+    if depth == inputs {
+        return activation::round(x, values);
+    }
     vectorised!(|| {
         for (x, row) in x.chunks_exact(inputs).zip(values.chunks_exact_mut(depth)) {
             let (row, rest) = row.split_at_mut(inputs);
-            row.iter_mut().zip(x).for_each(|(to, v)| *to = round::bits(*v));
+            activation::round(x, row);
             rest.fill(0);
         }
     });

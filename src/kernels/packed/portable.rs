@@ -4,10 +4,10 @@ use super::round::widen;
 use super::tile::{Block, DEPTH, Rows, STEP, WIDTH};
 use crate::kernels::math::vectorised;
 
+/// Onto what is in the block: `block += rows * panels^T`.
 pub(super) fn multiply(rows: Rows<'_>, panels: [&[u16]; 2], block: &mut Block) {
     vectorised!(|| {
         for (r, sums) in block.0.iter_mut().enumerate() {
-            sums.fill(0.0);
             for (half, panel) in panels.iter().enumerate() {
                 let sums = &mut sums[half * WIDTH..(half + 1) * WIDTH];
                 let mut tiles = panel.chunks_exact(STEP);

@@ -232,21 +232,22 @@ impl<'a, T: Copy> Target<'a, T> {
         Ok(data)
     }
 
-    /// Reads numbers of a row from a column on, as many as there are of them.
+    /// Reads numbers of a row from a column on; those past the last column are left as they are.
     ///
     /// # Safety
     ///
     /// They have been written, and nothing else writes them meanwhile.
     #[allow(unsafe_code)]
     #[inline(always)]
-    pub(super) unsafe fn read(&self, row: usize, column: usize, values: &mut [T]) {
-        let count = values.len().min(self.columns - column);
-        let at = row * self.columns + column;
-        assert!(at + count <= self.length, "a row past the end");
-        // SAFETY: in the matrix, by the assertion, and written, as the caller says; `values` lie elsewhere.
+    pub(super) unsafe fn read<const N: usize>(&self, row: usize, column: usize, values: &mut [T; N]) {
+        let (place, room) = self.place(row, column);
+        // SAFETY: in the matrix, by what `place` asserts, and written, as the caller says; `values` lie elsewhere.
         #[allow(unsafe_code)]
         unsafe {
-            std::ptr::copy_nonoverlapping(self.first.add(at).cast_const(), values.as_mut_ptr(), count);
+            match room < N {
+                true => std::ptr::copy_nonoverlapping(place.cast_const(), values.as_mut_ptr(), room),
+                false => *values = place.cast::<[T; N]>().read_unaligned(),
+            }
         }
     }
 
@@ -257,14 +258,39 @@ impl<'a, T: Copy> Target<'a, T> {
     /// Nothing else reads or writes these numbers meanwhile.
     #[allow(unsafe_code)]
     #[inline(always)]
-    pub(super) unsafe fn write(&self, row: usize, column: usize, values: &[T]) {
-        let count = values.len().min(self.columns - column);
-        let at = row * self.columns + column;
-        assert!(at + count <= self.length, "a row past the end");
-        // SAFETY: in the matrix, by the assertion; it is memory of its own, so that `values` lie elsewhere.
+    pub(super) unsafe fn write<const N: usize>(&self, row: usize, column: usize, values: &[T; N]) {
+        let (place, room) = self.place(row, column);
+        // SAFETY: in the matrix, by what `place` asserts; it is memory of its own, so that `values` lie elsewhere.
         #[allow(unsafe_code)]
         unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr(), self.first.add(at), count);
+            match room < N {
+                true => std::ptr::copy_nonoverlapping(values.as_ptr(), place, room),
+                // Of a size that the compiler knows: a few instructions instead of a call.
+                false => place.cast::<[T; N]>().write_unaligned(*values),
+            }
         }
+    }
+
+    /// The same of any number of them.
+    ///
+    /// # Safety
+    ///
+    /// As for `write`.
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub(super) unsafe fn write_some(&self, row: usize, column: usize, values: &[T]) {
+        let (place, room) = self.place(row, column);
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::ptr::copy_nonoverlapping(values.as_ptr(), place, values.len().min(room));
+        }
+    }
+
+    /// Where a row's numbers are from a column on, and how many there are.
+    #[inline(always)]
+    fn place(&self, row: usize, column: usize) -> (*mut T, usize) {
+        assert!(column <= self.columns && (row + 1) * self.columns <= self.length, "a row past the end");
+        (self.first.wrapping_add(row * self.columns + column), self.columns - column)
     }
 }

@@ -5,6 +5,7 @@ use super::conv2d::Convolution;
 use super::feed::Feed;
 use super::isa::Isa;
 use super::linear::{Added, geglu, linear};
+use super::tile::Block;
 use super::*;
 use crate::kernels::conv2d::Sizes;
 use crate::kernels::math::normal;
@@ -169,9 +170,10 @@ fn convolutions_are_right_on_every_instruction_set() {
     }
 }
 
-/// In f64, of rounded queries, keys and values.
+/// In f64, of rounded keys and values, and queries that are rounded when they have been scaled.
 fn naive_attention(s: Heads, [q, k, v]: [&[f32]; 3]) -> Vec<f64> {
-    let (q, k, v) = (rounded(q), rounded(k), rounded(v));
+    let q: Vec<f32> = q.iter().map(|v| v * s.scale()).collect();
+    let (q, k, v) = (rounded(&q), rounded(k), rounded(v));
     let mut y = vec![0.0; q.len()];
     let row = |x: &[f64], sample: usize, of: usize, at: usize, head: usize| -> Vec<f64> {
         x[(sample * of + at) * s.channels + head * s.head..][..s.head].to_vec()
@@ -181,9 +183,7 @@ fn naive_attention(s: Heads, [q, k, v]: [&[f32]; 3]) -> Vec<f64> {
             let seen = if s.causal { (query + 1).min(s.keys) } else { s.keys };
             let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
             let own = row(&q, sample, s.queries, query, head);
-            let scores: Vec<f64> = (0..seen)
-                .map(|key| (dot(&own, &row(&k, sample, s.keys, key, head)) / (s.head as f64).sqrt()).exp())
-                .collect();
+            let scores: Vec<f64> = (0..seen).map(|key| dot(&own, &row(&k, sample, s.keys, key, head)).exp2()).collect();
             let all: f64 = scores.iter().sum();
             let out = &mut y[(sample * s.queries + query) * s.channels + head * s.head..][..s.head];
             for (key, score) in scores.iter().enumerate() {
@@ -206,18 +206,42 @@ fn attention_is_right_on_every_instruction_set() {
         (1, 40, 1100, 1, 80, false),
         (1, 3, 520, 2, 160, false),
     ] {
-        let s = Heads { queries, keys, channels: heads * head, head, causal };
-        let stretched = |count, seed| numbers(count, seed).iter().map(|v| v * 2.0).collect::<Vec<f32>>();
-        let q = stretched(batch * queries * s.channels, 1);
-        let (k, v) = (stretched(batch * keys * s.channels, 2), numbers(batch * keys * s.channels, 3));
-        let expected = naive_attention(s, [&q, &k, &v]);
-        for isa in Isa::all() {
-            let run = || attention(isa, s, [&q, &k, &v]);
-            let found = run();
-            // Queries are rounded once more when they have been scaled, and so are the weights.
-            assert!(apart(&found, &expected) < 1e-2, "{isa:?} {s:?}: {}", apart(&found, &expected));
-            assert!(same_bits(&found, &on_this_thread(run)), "{isa:?}: depends on threads");
+        // So short that powers of scores are taken as they are, and so long that the largest is taken off.
+        for length in [2.0, 8.0] {
+            attention_is_right((batch, queries, keys, heads, head, causal), length);
         }
+    }
+}
+
+fn attention_is_right(
+    (batch, queries, keys, heads, head, causal): (usize, usize, usize, usize, usize, bool),
+    length: f32,
+) {
+    let s = Heads { queries, keys, channels: heads * head, head, causal };
+    let stretched = |count, seed| numbers(count, seed).iter().map(|v| v * length).collect::<Vec<f32>>();
+    let q = stretched(batch * queries * s.channels, 1);
+    let (k, v) = (stretched(batch * keys * s.channels, 2), numbers(batch * keys * s.channels, 3));
+    let expected = naive_attention(s, [&q, &k, &v]);
+    for isa in Isa::all() {
+        let run = || attention(isa, s, [&q, &k, &v]);
+        let found = run();
+        // The weights are rounded as well.
+        assert!(apart(&found, &expected) < 5e-3, "{isa:?} {s:?}: {}", apart(&found, &expected));
+        assert!(same_bits(&found, &on_this_thread(run)), "{isa:?}: depends on threads");
+    }
+}
+
+/// Numbers that are none are not passed over.
+#[test]
+fn an_attention_says_where_it_is_not_finite() {
+    let s = Heads { queries: 3, keys: 40, channels: 8, head: 8, causal: false };
+    let (good, mut bad) = (numbers(40 * 8, 1), numbers(40 * 8, 2));
+    bad[8] = f32::NAN;
+    for isa in Isa::all() {
+        let nan = |x: &[f32]| x.iter().map(|v| v.is_nan()).collect::<Vec<_>>();
+        assert!(nan(&attention(isa, s, [&good[..24], &bad, &good])).iter().all(|nan| *nan), "{isa:?}: keys");
+        let of_query = nan(&attention(isa, s, [&bad[..24], &good, &good]));
+        assert_eq!(of_query, (0..24).map(|i| (8..16).contains(&i)).collect::<Vec<_>>(), "{isa:?}: queries");
     }
 }
 
@@ -231,6 +255,44 @@ fn activations_for_bf16_are_near() {
         let gelu = (f64::from(gelu_for_bf16(x)) - wide * f64::from(normal(x).0)).abs();
         assert!(silu < 1e-5 * scale && gelu < 1e-5 * scale, "{x}: {silu} {gelu}");
     }
+}
+
+/// Whole vectors and what is left over, against the formulas in f64, and NaN stays NaN.
+#[test]
+fn what_goes_into_a_product_is_near_what_it_should_be() {
+    let (x, scales, shifts) = (numbers(77, 1), numbers(77, 2), numbers(77, 3));
+    let x: Vec<f32> = x.iter().map(|v| v * 30.0).collect();
+    let wide = |v: &[u16]| v.iter().map(|v| f64::from(round::widen(*v))).collect::<Vec<_>>();
+    let near = |found: f64, expected: f64| (found - expected).abs() <= expected.abs() * 4.2e-3 + 1e-6;
+    let mut found = vec![0; 77];
+    activation::round(&x, &mut found);
+    assert!(found.iter().zip(&x).all(|(found, x)| *found == round::bits(*x)));
+    for silu in [false, true] {
+        activation::scale(&x, &scales, &shifts, silu, &mut found);
+        for (i, found) in wide(&found).into_iter().enumerate() {
+            let affine = f64::from(x[i] * scales[i] + shifts[i]);
+            let expected = if silu { affine / (1.0 + (-affine).exp()) } else { affine };
+            assert!(near(found, expected), "{silu} {affine}: {found} {expected}");
+        }
+    }
+    let mut block = Block::zero();
+    block.0.iter_mut().flatten().zip(numbers(1024, 4)).for_each(|(to, v)| *to = 8.0 * v);
+    block.0[3][20] = f32::NAN;
+    let biases = [numbers(16, 5), numbers(16, 6)];
+    let halves = [0, 1].map(|half: usize| biases[half].first_chunk().unwrap());
+    let mut gated = vec![0; 30 * 40];
+    activation::gate(&block, 30, halves, (&mut gated, 40));
+    for (row, (sums, gated)) in block.0.iter().zip(wide(&gated).chunks(40)).enumerate() {
+        for j in 0..16 {
+            let [value, gate] = [0, 1].map(|half| sums[16 * half + j] + biases[half][j]);
+            let expected = f64::from(value) * f64::from(gate) * f64::from(normal(gate).0);
+            let same = if expected.is_nan() { gated[j].is_nan() } else { near(gated[j], expected) };
+            assert!(same, "row {row}, {value} {gate}: {} {expected}", gated[j]);
+        }
+    }
+    let mut one = [0; 16];
+    activation::scale(&[f32::NAN; 16], &[1.0; 16], &[0.0; 16], true, &mut one);
+    assert!(one.iter().all(|v| round::widen(*v).is_nan()));
 }
 
 #[test]

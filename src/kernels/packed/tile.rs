@@ -81,10 +81,23 @@ impl Ready {
 
     /// `block = rows * panels^T`.
     pub(super) fn multiply(&self, rows: Rows<'_>, panels: [&[u16]; 2], block: &mut Block) {
+        if self.tiles.is_none() {
+            *block = Block::zero();
+        }
+        self.run(rows, panels, block, false);
+    }
+
+    /// `block += rows * panels^T`.
+    pub(super) fn multiply_onto(&self, rows: Rows<'_>, panels: [&[u16]; 2], block: &mut Block) {
+        self.run(rows, panels, block, true);
+    }
+
+    /// Only tiles have to be told where to begin; the others begin with what is in the block.
+    fn run(&self, rows: Rows<'_>, panels: [&[u16]; 2], block: &mut Block, onto: bool) {
         assert!(rows.fit(), "rows of activations reach past their end");
         assert!(panels.iter().all(|panel| panel.len() >= rows.panel()), "a panel of weights is too short");
         match (&self.tiles, self.isa) {
-            (Some(tiles), _) => tiles.multiply(rows, panels, block),
+            (Some(tiles), _) => tiles.multiply(rows, panels, block, onto),
             (None, Isa::Avx512) => avx512::multiply(rows, panels, block),
             (None, _) => portable::multiply(rows, panels, block),
         }

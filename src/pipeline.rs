@@ -11,6 +11,7 @@ mod captions;
 mod chunks;
 mod controls;
 mod errors;
+mod found;
 mod held;
 mod likelihood;
 mod notices;
@@ -52,6 +53,7 @@ use aims::Aims;
 use candle_core::{DType, Device, Shape, Tensor};
 use canvas::Canvas;
 use controls::Nets;
+use found::Found;
 use held::One;
 use notices::Words;
 use serde::Serialize;
@@ -90,6 +92,7 @@ pub fn facts(model: &Opened) -> Facts {
         text_layers: model.text_layers(),
         times: model.times(),
         tiny_decoder: model.has_tiny_decoder(),
+        cache_depth: model.unet().cache_depth(),
         controlnets: model.controlnets(),
         ip_adapters: model.ip_adapters(),
         adapters: model.adapters(),
@@ -261,7 +264,8 @@ impl Pipeline {
         let fresh = noise.normal(&self.latent_shape(plan), DType::F32, &self.device)?;
         let x = start(known, &fresh, sigmas, plan.noise)?;
         let canvas = known.and_then(|known| known.canvas.as_ref());
-        let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?, step));
+        let found = Found::new(plan.economy);
+        let drawn = Scheduled::new(sigmas, |step| told.denoiser(&text.at(step)?, step, &found));
         let decoded = |latents: &Tensor| self.model.decode(latents, plan.decoder);
         let view: Option<View<'_>> = if self.model.codec.is_pixels() { None } else { Some(&decoded) };
         let denoiser = self.held(drawn, aims.pulls(view, sigmas), known, &fresh, (plan, k, sigmas))?;

@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// Sampler steps of the whole picture
     #[arg(long, value_name = "N", default_value = "20")]
     steps: String,
+    /// What of the work is left out, of whole pictures [default: exact]
+    #[arg(long, value_name = "NAME")]
+    economy: Option<String>,
     /// Measurements per figure, of which the median is reported
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
     runs: u8,
@@ -76,6 +79,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         seed: Some("0".into()),
         steps: Some(args.steps.clone()),
         guidance: Some("5".into()),
+        economy: args.economy.clone(),
         width: args.width.clone(),
         height: args.height.clone(),
         ..Default::default()

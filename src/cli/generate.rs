@@ -107,6 +107,10 @@ pub(super) struct Args {
     /// Decoder of the finished picture: full, or tiny where there is a TAESD [default: full]
     #[arg(long, value_name = "NAME")]
     decoder: Option<String>,
+    /// What of the work is left out, for a picture that is done sooner and is not quite the same: exact, balanced or fast, with
+    /// settings in brackets: cache, depth, merge, guide_from, guide_to [default: exact]
+    #[arg(long, value_name = "NAME")]
+    economy: Option<String>,
     /// ControlNets that the picture follows, up to three [each with weight 1, from 0 to 1 of the steps]
     #[arg(long, value_name = "NAME[:WEIGHT[:START[:END]]],...", allow_hyphen_values = true)]
     control: Option<String>,
@@ -183,6 +187,7 @@ fn request(args: &Args) -> Result<GenerateRequest> {
         restore: args.restore.clone(),
         energy: args.energy.clone(),
         decoder: args.decoder.clone(),
+        economy: args.economy.clone(),
         control: args.control.clone(),
         control_preprocessor: args.control_preprocessor.clone(),
         ip_adapter: args.ip_adapter.clone(),

@@ -6,6 +6,7 @@ mod about;
 mod bench;
 mod data;
 mod decode;
+mod economy;
 mod edit;
 mod encode;
 mod errors;
@@ -68,6 +69,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Say what noise schedules cost under one model: bounds on a picture's bits, as JSON
     Schedules(schedules::Args),
+    /// Say how near pictures for which work is left out come to whole ones, and how much sooner they are done
+    Economy(economy::Args),
     /// Measure the speed of a model on this machine
     Bench(bench::Args),
 }
@@ -132,6 +135,7 @@ fn run(command: Command, give_back: fn()) -> Result<()> {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Schedules(args) => schedules::run(&args),
+        Command::Economy(args) => economy::run(&args),
         Command::Bench(args) => bench::run(args),
     }
 }

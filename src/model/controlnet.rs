@@ -62,8 +62,11 @@ impl ControlNet {
         self.check_shapes(x, hint)?;
         let (x, given) = (&x.to_dtype(self.dtype)?, &given.to_dtype(self.dtype)?);
         let time = self.trunk.time(t, given, x.dtype())?;
-        let (middle, skips) =
-            self.trunk.forward(x, Some(hint), Conditions { time: &time, context: &given.context, image: None })?;
+        let (middle, skips) = self.trunk.forward(
+            x,
+            Some(hint),
+            Conditions { time: &time, context: &given.context, image: None, merge: 0.0 },
+        )?;
         let skips = self.down.iter().zip(&skips).map(|(conv, skip)| conv.forward(skip)).collect::<Result<_>>()?;
         Ok(Residuals { skips, middle: self.middle.forward(&middle)? })
     }

@@ -112,6 +112,11 @@ impl Guides {
         self.prompt.as_ref().map(|p| Controlled { setting: p.setting.clone(), hash: p.hash.clone() })
     }
 
+    /// Steps of the whole walk.
+    pub(super) fn steps(&self) -> usize {
+        self.steps
+    }
+
     /// Those that count in step `step`, from 0.
     pub(super) fn at(&self, step: usize) -> Self {
         let counts = |setting: &ControlSetting| setting.counts_in(step, self.steps) && setting.weight != 0.0;

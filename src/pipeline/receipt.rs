@@ -14,8 +14,8 @@ use crate::model::checkpoint::Model;
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
 use crate::request::{
-    ControlSetting, EnergySetting, GenerateRequest, Inpainting, Plan, Preprocessor, Repaint, Restore, Start, Wanted,
-    control,
+    ControlSetting, Economy, EnergySetting, GenerateRequest, Inpainting, Plan, Preprocessor, Repaint, Restore, Start,
+    Wanted, control,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +73,9 @@ pub struct Receipt {
     /// What else than the prompt it was drawn towards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<EnergySetting>,
+    /// What of the work was left out.
+    #[serde(default, skip_serializing_if = "is_exact")]
+    pub economy: Economy,
     /// In what its products were computed, where that was not f32.
     #[serde(default, skip_serializing_if = "is_full")]
     pub products: Products,
@@ -164,6 +167,7 @@ impl Receipt {
             inpainting: plan.inpainting,
             restore: plan.restoration.as_ref().map(|restoration| restoration.how),
             energy: plan.wanted.as_ref().map(Wanted::setting),
+            economy: plan.economy,
             products: model.unet.products(),
             effort: None,
             tiny_decoder: model.companion_for(plan.decoder).map(|companion| companion.hash().to_owned()),
@@ -214,6 +218,7 @@ impl Receipt {
             restore: self.restore.map(String::from),
             energy: self.energy.map(String::from),
             decoder: Some(self.decoder().name().to_owned()),
+            economy: Some(self.economy.to_string()),
             control,
             control_preprocessor,
             ip_adapter: self.ip_adapter.as_ref().map(|adapter| adapter.setting.to_string()),
@@ -291,6 +296,9 @@ impl Receipt {
         if !is_blend(&self.inpainting) {
             pairs.push(("Inpainting rule", self.inpainting.to_string()));
         }
+        if !is_exact(&self.economy) {
+            pairs.push(("Economy", self.economy.to_string()));
+        }
         pairs.extend(self.restore.map(|restore| ("Restored from", restore.to_string())));
         pairs.extend(self.energy.map(|energy| ("Drawn towards", energy.to_string())));
         if self.guidance_rescale != 0.0 {
@@ -366,6 +374,10 @@ fn is_full(products: &Products) -> bool {
     *products == Products::Full
 }
 
+fn is_exact(economy: &Economy) -> bool {
+    *economy == Economy::EXACT
+}
+
 fn is_blend(rule: &Inpainting) -> bool {
     *rule == Inpainting::Blend
 }
@@ -436,6 +448,7 @@ mod tests {
             inpainting: Inpainting::Blend,
             restore: None,
             energy: None,
+            economy: Economy::EXACT,
             products: Products::Full,
             effort: None,
             controls: Vec::new(),

@@ -1,5 +1,6 @@
 //! What the tasks other than drawing work with: the model under one or several prompts, as denoisers, and its spaces.
 
+use super::found::Found;
 use super::receipt::Receipt;
 use super::text::{States, Text};
 use super::told::Told;
@@ -10,7 +11,7 @@ use crate::error::{Error, FieldError, Result};
 use crate::image::{self, RgbImage};
 use crate::kernels::Products;
 use crate::model::checkpoint::Model;
-use crate::request::{Plan, Start};
+use crate::request::{Economy, Plan, Start};
 use candle_core::{DType, Device, Tensor};
 
 /// Steps that the way along a flow counts for in progress: it is told in hundredths.
@@ -67,7 +68,7 @@ impl Pipeline {
 impl Subject<'_> {
     /// The network under prompt number `i`, guided as the plan says.
     pub(super) fn denoiser(&self, i: usize) -> Result<impl Denoiser + use<'_>> {
-        self.told.denoiser(&self.states[i], 0)
+        self.told.denoiser(&self.states[i], 0, &Found::new(Economy::EXACT))
     }
 
     /// All of the flow.

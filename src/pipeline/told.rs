@@ -2,6 +2,7 @@
 
 use super::canvas::Canvas;
 use super::controls::Guides;
+use super::found::{Found, Place};
 use super::text::{States, TextStates};
 use crate::Result;
 use crate::diffusion::denoiser::{Denoiser, Network, Preconditioned};
@@ -9,7 +10,7 @@ use crate::diffusion::guidance::{Guidance, Guided};
 use crate::image::{self, RgbImage};
 use crate::model::checkpoint::Model;
 use crate::model::unet::{Added, Beside, Conditioning, UNet2DConditionModel};
-use crate::request::Plan;
+use crate::request::{Economy, Plan};
 use candle_core::{DType, Device, Tensor};
 
 /// What is the same at every step and for every picture of a plan; with a step's texts it makes the denoiser.
@@ -22,6 +23,7 @@ pub(super) struct Told<'a> {
     size: [f32; 2],
     beside: Channels,
     guides: Guides,
+    economy: Economy,
 }
 
 /// Channels that the network sees beside the noisy latents.
@@ -54,7 +56,8 @@ impl<'a> Told<'a> {
             Beside::Picture => edited(model, plan, seen, device)?,
         };
         let guidance = Guidance { scale, rescale: plan.guidance_rescale, ..Guidance::default() };
-        Ok(Self { model, guidance, distilled, size: [height as f32, width as f32], beside, guides: Guides::default() })
+        let (size, guides) = ([height as f32, width as f32], Guides::default());
+        Ok(Self { model, guidance, distilled, size, beside, guides, economy: plan.economy })
     }
 
     /// The same, with guides that have a say in some of the steps.
@@ -62,37 +65,52 @@ impl<'a> Told<'a> {
         Self { guides, ..self }
     }
 
-    /// The network with the texts of step `step`, from 0, made a denoiser and guided.
-    pub(super) fn denoiser(&self, states: &States, step: usize) -> Result<impl Denoiser + use<'a>> {
+    /// The network with the texts of step `step`, from 0, made a denoiser and guided. `found` is what the picture's earlier steps
+    /// left.
+    pub(super) fn denoiser(&self, states: &States, step: usize, found: &Found) -> Result<impl Denoiser + use<'a>> {
         let prompts = &states.prompts;
         let guides = self.guides.at(step);
         // A picture that is a prompt goes where the prompt goes.
-        let network = |texts: &TextStates, sees: &[bool], prompted: &[bool]| -> Result<_> {
-            let image = guides.image_prompt(prompted)?;
-            let given = Conditioning { image, ..self.given(texts)? };
-            Ok(self.network(given, self.beside.rows(sees)?, &guides))
+        let network = |number: usize, texts: &TextStates, sees: &[bool], prompted: &[bool]| -> Result<_> {
+            let given = Conditioning { image: guides.image_prompt(prompted)?, ..self.given(texts)? };
+            let place = found.place(number, step);
+            Ok(self.network(Conditioned {
+                unet: &self.model.unet,
+                given,
+                beside: self.beside.rows(sees)?,
+                guides: guides.clone(),
+                place,
+            }))
         };
         let pair = TextStates::stacked(&[&states.negative, &prompts[0].1])?;
         let Channels::Edited { scale, .. } = &self.beside else {
-            let conditionals = prompts.iter().map(|(weight, states)| Ok((*weight, network(states, &[true], &[true])?)));
-            let conditionals = conditionals.collect::<Result<_>>()?;
-            return Ok(Guided::composed(conditionals, network(&pair, &[true; 2], &[false, true])?, self.guidance));
+            let conditional = |(k, (weight, states)): (usize, &(f64, TextStates))| {
+                Ok((*weight, network(1 + k, states, &[true], &[true])?))
+            };
+            let conditionals = prompts.iter().enumerate().map(conditional).collect::<Result<_>>()?;
+            let pair = network(0, &pair, &[true; 2], &[false, true])?;
+            return Ok(Guided::composed(conditionals, pair, self.guidance_in(step)));
         };
         // D_u + text (D - D_p) + picture (D_p - D_u), with the picture but no prompt in D_p and neither in D_u (Brooks et
         // al., arXiv:2211.09800, eq. 3): a composition of the two, whose weights hold the scales.
         let text = self.guidance.scale;
         let mut conditionals = Vec::with_capacity(prompts.len() + 1);
-        for (weight, states) in prompts {
-            conditionals.push((text * weight, network(states, &[true], &[true])?));
+        for (k, (weight, states)) in prompts.iter().enumerate() {
+            conditionals.push((text * weight, network(1 + k, states, &[true], &[true])?));
         }
         let rest = scale - text * prompts.iter().map(|(weight, _)| weight).sum::<f64>();
-        conditionals.push((rest, network(&states.negative, &[true], &[false])?));
+        conditionals.push((rest, network(1 + prompts.len(), &states.negative, &[true], &[false])?));
         let guidance = Guidance { scale: 1.0, ..self.guidance };
-        Ok(Guided::composed(conditionals, network(&pair, &[false, true], &[false, true])?, guidance))
+        Ok(Guided::composed(conditionals, network(0, &pair, &[false, true], &[false, true])?, guidance))
     }
 
-    fn network(&self, given: Conditioning, beside: Option<Tensor>, guides: &Guides) -> Preconditioned<Conditioned<'a>> {
-        let network = Conditioned { unet: &self.model.unet, given, beside, guides: guides.clone() };
+    /// Guidance, where it steers in this step.
+    fn guidance_in(&self, step: usize) -> Guidance {
+        let steers = self.economy.guides(step, self.guides.steps());
+        Guidance { scale: if steers { self.guidance.scale } else { 1.0 }, ..self.guidance }
+    }
+
+    fn network(&self, network: Conditioned<'a>) -> Preconditioned<Conditioned<'a>> {
         let preconditioned = Preconditioned::new(network, self.model.prediction, self.model.schedule.clone());
         preconditioned.erring(self.model.errors.clone())
     }
@@ -105,7 +123,8 @@ impl<'a> Told<'a> {
             let sizes = Tensor::new(&[[height, width, 0.0, 0.0, height, width]], pooled.device())?;
             Ok::<_, crate::Error>(Added { pooled: pooled.clone(), sizes: sizes.repeat((pooled.dim(0)?, 1))? })
         });
-        Ok(Conditioning { context, added: added.transpose()?, guidance: self.distilled, image: None, residuals: None })
+        let (added, merge) = (added.transpose()?, self.economy.merge);
+        Ok(Conditioning { context, added, guidance: self.distilled, image: None, residuals: None, merge })
     }
 
     /// The same channels for each of `rows` rows.
@@ -173,15 +192,16 @@ struct Conditioned<'a> {
     /// (B, C', h, w).
     beside: Option<Tensor>,
     guides: Guides,
+    place: Place,
 }
 
 impl Network for Conditioned<'_> {
     fn predict(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-        let residuals = self.guides.residuals(x, t, &self.given)?;
-        let given = Conditioning { residuals, ..self.given.clone() };
-        match &self.beside {
-            Some(beside) => self.unet.forward(&Tensor::cat(&[x, beside], 1)?, t, &given),
-            None => self.unet.forward(x, t, &given),
-        }
+        let given = |whole: bool| {
+            let residuals = if whole { self.guides.residuals(x, t, &self.given)? } else { None };
+            Ok(Conditioning { residuals, ..self.given.clone() })
+        };
+        let seen = self.beside.as_ref().map(|beside| Tensor::cat(&[x, beside], 1)).transpose()?;
+        self.place.call(self.unet, seen.as_ref().unwrap_or(x), t, given)
     }
 }

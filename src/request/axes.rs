@@ -4,12 +4,13 @@ use super::GenerateRequest;
 use crate::error::FieldError;
 
 /// What can vary: its name in requests, and in words.
-pub const AXES: [(&str, &str); 7] = [
+pub const AXES: [(&str, &str); 8] = [
     ("steps", "Steps"),
     ("guidance", "Guidance"),
     ("sampler", "Sampler"),
     ("schedule", "Schedule"),
     ("seed", "Seed"),
+    ("economy", "Economy"),
     ("words", "Prompt words"),
     ("model", "Model"),
 ];

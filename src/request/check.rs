@@ -81,6 +81,7 @@ impl Checker {
             noise: self.or_default("noise", &request.noise, NoiseKind::default(), noise),
             inpainting: self.or_default("inpainting", &request.inpainting, Inpainting::Blend, choice),
             decoder: self.or_default("decoder", &request.decoder, Decoder::default(), |f, t| decoder(f, t, facts)),
+            economy: self.economy(request),
             model: facts.name.clone(),
         };
         // Noise is no picture to start from, and what is to be restored is none either.
@@ -88,6 +89,7 @@ impl Checker {
             plan.start = self.start(request, facts, repaint, plan.inpainting, (width, height, count));
         }
         self.rule(&plan, facts);
+        self.economy_fits(&plan, kind, facts);
         if let Task::Decode { noise, .. } = &plan.task {
             (plan.width, plan.height) = (noise.shape[2] * facts.multiple_of, noise.shape[1] * facts.multiple_of);
         }

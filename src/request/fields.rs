@@ -143,6 +143,9 @@ request! {
     model: Text,
     /// Which decoder draws the finished picture: `full`, the model's own, or `tiny`, faster and not as well.
     decoder: Text,
+    /// What of the work is left out, for a picture that is done sooner and is not quite the same: `exact` (nothing), `balanced`
+    /// or `fast`; with settings in brackets, such as `exact(cache=3, depth=1, merge=0.5, guide_from=0.1, guide_to=0.8)`.
+    economy: Text,
     /// ControlNets, separated by commas, each `NAME[:WEIGHT[:START[:END]]]`: how much it counts, from 0 to 2, and from which
     /// to which share of the steps. They follow the pictures in `control_image` and so on, in this order.
     control: Text,

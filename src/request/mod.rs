@@ -8,6 +8,7 @@ mod adapters;
 mod axes;
 mod check;
 pub(crate) mod control;
+mod economy;
 mod energy;
 mod fields;
 mod inpainting;
@@ -23,6 +24,7 @@ mod task;
 pub use axes::{AXES, Axis, Grid, MAX_CELLS};
 pub(crate) use check::check_prompt;
 pub use control::{Control, ControlSetting, MAX_CONTROLS, Preprocessor};
+pub use economy::Economy;
 pub use energy::{EnergySetting, Wanted};
 pub use fields::{FIELDS, FILES, GenerateRequest, Kind};
 pub use inpainting::Inpainting;
@@ -66,7 +68,7 @@ impl GenerateRequest {
 }
 
 /// What other programs call our fields.
-const ELSEWHERE: [(&str, &str); 23] = [
+const ELSEWHERE: [(&str, &str); 25] = [
     ("cfg", "guidance"),
     ("cfg_scale", "guidance"),
     ("guidance_scale", "guidance"),
@@ -89,6 +91,8 @@ const ELSEWHERE: [(&str, &str); 23] = [
     ("control_guidance_end", "control"),
     ("checkpoint", "model"),
     ("lora", "loras"),
+    ("deepcache", "economy"),
+    ("token_merging_ratio", "economy"),
     ("sd_model_checkpoint", "model"),
 ];
 

@@ -10,7 +10,7 @@
 mod control;
 mod grammar;
 
-use super::{EnergySetting, GenerateRequest, Inpainting, Restore};
+use super::{Economy, EnergySetting, GenerateRequest, Inpainting, Restore};
 use crate::diffusion::noise::NoiseKind;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Spacing;
@@ -85,6 +85,7 @@ impl Parameters {
             "Extend" => value.split(',').all(is_whole) && self.set("extend", value),
             "VAE Decoder" => decoder(value).is_some_and(|decoder| self.set("decoder", decoder.name())),
             "Inpainting rule" => value.parse::<Inpainting>().is_ok() && self.set("inpainting", value),
+            "Economy" => value.parse::<Economy>().is_ok() && self.set("economy", value),
             "Restored from" => value.parse::<Restore>().is_ok() && self.set("restore", value),
             "Drawn towards" => value.parse::<EnergySetting>().is_ok() && self.set("energy", value),
             "IP-Adapter" => self.set("ip_adapter", value),
@@ -311,6 +312,7 @@ mod tests {
             repaint in repaints(),
             inpainting in sample::select(vec![Inpainting::Blend, Inpainting::Posterior { scale: 0.25 }]),
             restore in option::of(sample::select(Restore::ALL.to_vec())),
+            economy in sample::select(vec![Economy::EXACT, Economy { cache: 3, guide_to: 0.8, ..Economy::EXACT }]),
             energy in option::of(sample::select(vec![EnergySetting::Judge { scale: 2.5 }, EnergySetting::ALL[0]])),
             noise in sample::select(vec![NoiseKind::Philox, NoiseKind::TorchCpu]),
             tiny_decoder in option::of(Just("0123456789".to_owned())),
@@ -329,7 +331,7 @@ mod tests {
                 guidance_rescale, image_guidance, clip_skip, seed, width, height, noise, tiny_decoder, controls, ip_adapter, strength,
                 masked, repaint, loras, embeddings,
                 task: std::collections::BTreeMap::new(), products: crate::kernels::Products::Full,
-                effort: None, inpainting, restore, energy,
+                effort: None, inpainting, restore, energy, economy,
             }
         }
     }
@@ -342,6 +344,7 @@ mod tests {
             written.guidance_rescale.take_if(|typed| *typed == "0");
             written.inpainting.take_if(|typed| *typed == "blend");
             written.decoder.take_if(|typed| *typed == "full");
+            written.economy.take_if(|typed| *typed == "exact");
             written.mask_feather.take_if(|typed| *typed == "0");
             written.extend.take_if(|typed| *typed == "0,0,0,0");
             if written.only_masked.take_if(|typed| *typed == "false").is_some() {

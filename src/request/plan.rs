@@ -3,6 +3,7 @@
 use super::GenerateRequest;
 use super::check::Checker;
 use super::control::{self, Control};
+use super::economy::Economy;
 use super::energy::Wanted;
 use super::inpainting::Inpainting;
 use super::repaint::Repaint;
@@ -61,6 +62,8 @@ pub struct Facts {
     pub times: usize,
     /// Whether there is a tiny decoder beside the model's own.
     pub tiny_decoder: bool,
+    /// Skip connections of the network's finest level: the most that `depth` of an [`Economy`] can be.
+    pub cache_depth: usize,
     /// The ControlNets that can be asked for.
     pub controlnets: ControlNets,
     /// The IP-Adapters that can be asked for.
@@ -87,6 +90,7 @@ impl Facts {
             text_layers: 1,
             times: 1000,
             tiny_decoder: false,
+            cache_depth: 1,
             controlnets: ControlNets::default(),
             ip_adapters: IpAdapters::default(),
             adapters: Adapters::default(),
@@ -159,6 +163,8 @@ pub struct Plan {
     pub wanted: Option<Wanted>,
     /// Which decoder draws the finished picture.
     pub decoder: Decoder,
+    /// What of the work is left out.
+    pub economy: Economy,
     /// What it is drawn along.
     pub controls: Vec<Control>,
     /// A picture as a prompt, as it was sent.
@@ -210,6 +216,7 @@ impl Plan {
             restore: self.restoration.as_ref().map(|restoration| restoration.how.to_string()),
             energy: self.wanted.as_ref().map(|wanted| wanted.setting().to_string()),
             decoder: Some(self.decoder.name().to_owned()),
+            economy: Some(self.economy.to_string()),
             control,
             control_preprocessor,
             ip_adapter: self.image_prompt.as_ref().map(|prompt| prompt.setting.to_string()),

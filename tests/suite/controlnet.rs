@@ -118,6 +118,21 @@ fn nets_that_say_nothing_change_nothing_bit_for_bit() {
     }
 }
 
+/// A later call that begins with what the deeper levels found begins with what nets added as well.
+#[test]
+fn what_nets_added_is_kept_with_what_deeper_levels_found() {
+    for case in golden() {
+        let (net, unet, (x, t, given)) = (case.net(), case.unet(), case.inputs());
+        let residuals = net.forward(&x, &t, &given, &case.hint(&net)).unwrap();
+        let with = Conditioning { residuals: Some(residuals), ..given.clone() };
+        for depth in 1..=unet.config().cache_depth() {
+            let (whole, deep) = unet.forward_keeping(&x, &t, &with, depth).unwrap();
+            assert_ne!(numbers(&whole), numbers(&unet.forward(&x, &t, &given).unwrap()));
+            assert_eq!(numbers(&unet.forward_reusing(&x, &t, &given, &deep).unwrap()), numbers(&whole));
+        }
+    }
+}
+
 #[test]
 fn shapes_that_do_not_fit_are_errors() {
     let case = &golden()[0];

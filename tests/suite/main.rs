@@ -12,6 +12,7 @@ mod controlnet;
 mod crash;
 mod data;
 mod diffusion;
+mod economy;
 mod families;
 mod http;
 mod hub;

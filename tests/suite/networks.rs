@@ -50,14 +50,15 @@ impl UNetCase {
     }
 
     /// What make.py tells a U-Net of this kind.
-    fn conditioning(&self, context: Tensor) -> Conditioning {
+    fn conditioning(&self, context: &Tensor) -> Conditioning {
         let (config, rows) = (self.config(), self.times.len());
         let sizes = |i: usize| vec![1024.0, 768.0, 8.0 * i as f32, 16.0, 512.0, 640.0];
         let added = (config.addition_embed_type == Some(AdditionEmbedType::TextTime)).then(|| Added {
             pooled: input("input.pooled", &[rows, config.added_channels().unwrap().0]),
             sizes: Tensor::new((0..rows).map(sizes).collect::<Vec<_>>(), &Device::Cpu).unwrap(),
         });
-        Conditioning { context, added, guidance: config.time_cond_proj_dim.map(|_| 8.0), image: None, residuals: None }
+        let guidance = config.time_cond_proj_dim.map(|_| 8.0);
+        Conditioning { added, guidance, ..Conditioning::text(context) }
     }
 }
 
@@ -78,12 +79,23 @@ fn two_samples() -> (UNet2DConditionModel, [Tensor; 3]) {
     (unet(&case.config), [x, t, input("input.context", &[2, 5, 6])])
 }
 
+/// All golden U-Nets with noisy latents, times, and what else they are told.
+pub(crate) fn golden_unets() -> Vec<(UNet2DConditionModel, [Tensor; 2], Conditioning)> {
+    let inputs = |case: UNetCase| {
+        let batch = case.times.len();
+        let x = input("input.x", &[batch, case.config().in_channels, case.height, case.width]);
+        let t = Tensor::new(case.times.as_slice(), &Device::Cpu).unwrap();
+        (unet(&case.config), [x, t], case.conditioning(&input("input.context", &[batch, 5, 6])))
+    };
+    golden().unet.into_iter().map(inputs).collect()
+}
+
 fn clip(config: &Value, formula: &Formula) -> ClipTextModel {
     let config: ClipTextConfig = serde_json::from_value(config.clone()).unwrap();
     ClipTextModel::new(&config, &formula.builder()).unwrap()
 }
 
-fn numbers(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn numbers(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -101,7 +113,7 @@ fn the_unet_gives_the_numbers_of_diffusers() {
         let batch = case.times.len();
         let x = input("input.x", &[batch, channels, case.height, case.width]);
         let t = Tensor::new(case.times.as_slice(), &Device::Cpu).unwrap();
-        let given = case.conditioning(input("input.context", &[batch, 5, 6]));
+        let given = case.conditioning(&input("input.context", &[batch, 5, 6]));
         let y = unet(&case.config).forward(&x, &t, &given).unwrap();
         assert_eq!(y.dims(), [batch, 4, case.height, case.width]);
         let off = difference(&numbers(&y), &case.output);
@@ -192,7 +204,7 @@ fn every_parameter_of_both_networks_gets_a_gradient() {
         // Large enough for several positions at the coarsest level: attention to a single one is constant.
         let x = input("input.x", &[2, config.in_channels, 8, 12]);
         let times = Tensor::new(&[3f32, 700.5], &Device::Cpu).unwrap();
-        let given = UNetCase { times: vec![3.0, 700.5], ..case }.conditioning(context);
+        let given = UNetCase { times: vec![3.0, 700.5], ..case }.conditioning(&context);
         let y = unet.forward(&x, &times, &given).unwrap();
         let target = input("input.target", y.dims());
         let gradients = (y - target).unwrap().sqr().unwrap().mean_all().unwrap().backward().unwrap();
@@ -217,7 +229,7 @@ fn both_networks_give_the_same_numbers_without_our_kernels() {
         let (config, batch) = (case.config(), case.times.len());
         let x = input("input.x", &[batch, config.in_channels, case.height, case.width]);
         let t = Tensor::new(case.times.as_slice(), &Device::Cpu).unwrap();
-        let mut given = case.conditioning(double(&input("input.context", &[batch, 5, 6])));
+        let mut given = case.conditioning(&double(&input("input.context", &[batch, 5, 6])));
         given.added.iter_mut().for_each(|added| added.pooled = double(&added.pooled));
         let y = UNet2DConditionModel::new(&config, &vb).unwrap().forward(&double(&x), &t, &given).unwrap();
         let off = difference(&single(&y), &case.output);

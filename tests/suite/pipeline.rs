@@ -68,6 +68,7 @@ fn every_part_of_a_request_matters() {
         ("seed", "8"),
         ("noise", "torch-cpu"),
         ("width", "48"),
+        ("economy", "exact(merge=0.25)"),
     ] {
         assert_ne!(pixels(&[(field, value)]), plain, "{field}");
     }

@@ -1,13 +1,14 @@
 //! Residual blocks, and the down, middle and up blocks made of them.
 
 use super::ImagePrompt;
-use super::config::UNetConfig;
+use super::config::{DownBlockType, UNetConfig};
 use super::transformer::{Transformer, TransformerSizes};
 use crate::Result;
 use crate::kernels::Padding;
 use crate::model::layers::{Conv2d, GroupNorm, Linear, residual_block};
 use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
+use std::ops::Range;
 
 /// What every block is given besides its input.
 #[derive(Clone, Copy)]
@@ -18,6 +19,8 @@ pub(in crate::model) struct Conditions<'a> {
     pub(in crate::model) context: &'a Tensor,
     /// A picture as a prompt.
     pub(in crate::model) image: Option<&'a ImagePrompt>,
+    /// The share of the positions that the finest self-attentions take for one with another.
+    pub(in crate::model) merge: f64,
 }
 
 /// shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + project(time)))).
@@ -78,6 +81,7 @@ fn transformer(c: &UNetConfig, level: usize, vb: &VarBuilder) -> Result<Transfor
         context: c.cross_attention_dim,
         groups: c.norm_num_groups,
         linear_projection: c.use_linear_projection,
+        finest: c.down_block_types.iter().position(|kind| *kind == DownBlockType::CrossAttention) == Some(level),
     };
     Transformer::new(sizes, vb)
 }
@@ -92,9 +96,8 @@ pub(super) struct DownBlock {
 impl DownBlock {
     /// The block at `level` that takes `inputs` channels.
     pub(super) fn new(c: &UNetConfig, level: usize, inputs: usize, vb: &VarBuilder) -> Result<Self> {
-        use super::config::DownBlockType::CrossAttention;
         let outputs = c.block_out_channels[level];
-        let attends = c.down_block_types[level] == CrossAttention;
+        let attends = c.down_block_types[level] == DownBlockType::CrossAttention;
         let stage = |i: usize| -> Result<Stage> {
             let inputs = if i == 0 { inputs } else { outputs };
             let attention = || transformer(c, level, &vb.pp("attentions").pp(i));
@@ -115,13 +118,25 @@ impl DownBlock {
     }
 
     /// Returns the output and pushes everything the way up will want.
-    pub(super) fn forward(&self, mut x: Tensor, given: Conditions<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
-        for stage in &self.stages {
-            x = stage.forward(&x, given)?;
-            skips.push(x.clone());
-        }
+    pub(super) fn forward(&self, x: Tensor, given: Conditions<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+        let mut x = self.begin(x, self.stages.len(), given, skips)?;
         if let Some(conv) = &self.downsample {
             x = conv.forward(&x)?;
+            skips.push(x.clone());
+        }
+        Ok(x)
+    }
+
+    /// The same of the first `count` residual blocks alone.
+    pub(super) fn begin(
+        &self,
+        mut x: Tensor,
+        count: usize,
+        given: Conditions<'_>,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        for stage in &self.stages[..count] {
+            x = stage.forward(&x, given)?;
             skips.push(x.clone());
         }
         Ok(x)
@@ -182,15 +197,34 @@ impl UpBlock {
         })
     }
 
-    pub(super) fn forward(&self, mut x: Tensor, given: Conditions<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
-        for stage in &self.stages {
-            let skip = skips.pop().ok_or_else(too_few_skips)?;
-            x = stage.forward(&Tensor::cat(&[&x, &skip], D::Minus1)?, given)?;
-        }
+    pub(super) fn forward(&self, x: Tensor, given: Conditions<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+        let x = self.stages(x, 0..self.stages.len(), given, skips)?;
         let Some(conv) = &self.upsample else { return Ok(x) };
         let next = skips.last().ok_or_else(too_few_skips)?;
         // The way down rounds odd sizes, so that this need not be the double.
         conv.forward_enlarged(&x, (next.dim(1)?, next.dim(2)?))
+    }
+}
+
+impl UpBlock {
+    /// How many residual blocks it has, each with a skip connection.
+    pub(super) fn len(&self) -> usize {
+        self.stages.len()
+    }
+
+    /// Some of its residual blocks alone.
+    pub(super) fn stages(
+        &self,
+        mut x: Tensor,
+        which: Range<usize>,
+        given: Conditions<'_>,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        for stage in &self.stages[which] {
+            let skip = skips.pop().ok_or_else(too_few_skips)?;
+            x = stage.forward(&Tensor::cat(&[&x, &skip], D::Minus1)?, given)?;
+        }
+        Ok(x)
     }
 }
 

@@ -2,13 +2,17 @@
 
 mod blocks;
 mod config;
+mod deep;
 mod embedding;
+mod merging;
 mod supported;
 mod text_embedding;
 mod transformer;
 mod trunk;
 
 pub use config::{AdditionEmbedType, Beside, DownBlockType, PerBlock, UNetConfig, UpBlockType};
+
+pub use deep::Deep;
 
 pub(in crate::model) use blocks::Conditions;
 pub(in crate::model) use trunk::Trunk;
@@ -35,6 +39,9 @@ pub struct Conditioning {
     pub image: Option<ImagePrompt>,
     /// What ControlNets add.
     pub residuals: Option<Residuals>,
+    /// The share of the positions that the finest self-attentions take for one with the position they are most like, below
+    /// 3/4: token merging (Bolya and Hoffman, arXiv:2303.17604). 0 for none.
+    pub merge: f64,
 }
 
 /// A picture as a prompt (Ye et al., arXiv:2308.06721): every cross-attention attends to it as well, beside the text.
@@ -87,6 +94,11 @@ impl Residuals {
             let message = format!("U-Net: {found} residuals for {expected} skip connections");
             return Err(candle_core::Error::Msg(message).into());
         }
+        self.add_to_first(skips)
+    }
+
+    /// The same to the first of all skip connections.
+    fn add_to_first(&self, skips: &mut [Tensor]) -> Result<()> {
         for (skip, residual) in skips.iter_mut().zip(&self.skips) {
             *skip = (&*skip + residual.to_dtype(skip.dtype())?)?;
         }
@@ -106,7 +118,12 @@ pub struct Added {
 impl Conditioning {
     /// Text states alone, (B, S, D): all that Stable Diffusion 1 and 2 are told.
     pub fn text(context: &Tensor) -> Self {
-        Self { context: context.clone(), added: None, guidance: None, image: None, residuals: None }
+        Self { context: context.clone(), added: None, guidance: None, image: None, residuals: None, merge: 0.0 }
+    }
+
+    /// What blocks are given of it, beside the time.
+    fn conditions<'a>(&'a self, time: &'a Tensor) -> Conditions<'a> {
+        Conditions { time, context: &self.context, image: self.image.as_ref(), merge: self.merge }
     }
 
     /// With text states of this type.
@@ -159,18 +176,46 @@ impl UNet2DConditionModel {
     /// may be of any type; what comes out is of [`Self::dtype`].
     pub fn forward(&self, x: &Tensor, t: &Tensor, given: &Conditioning) -> Result<Tensor> {
         let (x, given) = (&x.to_dtype(self.dtype())?, &given.to_dtype(self.dtype())?);
+        let time = self.time(x, t, given)?;
+        let blocks = given.conditions(&time);
+        let (mut x, mut skips) = self.coarse(x, given, blocks)?;
+        x = self.finest(x, 0, &mut skips, blocks)?;
+        self.leave(&x)
+    }
+
+    /// What residual blocks see of the time, after a look at the shapes of what comes in.
+    fn time(&self, x: &Tensor, t: &Tensor, given: &Conditioning) -> Result<Tensor> {
         self.check_shapes(x, t, &given.context)?;
-        let time = self.trunk.time(t, given, x.dtype())?;
-        let blocks = Conditions { time: &time, context: &given.context, image: given.image.as_ref() };
+        self.trunk.time(t, given, x.dtype())
+    }
+
+    /// The way down, the middle, and the way up but for the finest level: what comes in there, and the skip connections that
+    /// are left for it.
+    fn coarse(&self, x: &Tensor, given: &Conditioning, blocks: Conditions<'_>) -> Result<(Tensor, Vec<Tensor>)> {
         let (mut x, mut skips) = self.trunk.forward(x, None, blocks)?;
         if let Some(residuals) = &given.residuals {
             residuals.add_to(&mut skips)?;
             x = (&x + residuals.middle.to_dtype(x.dtype())?)?;
         }
-        for (i, block) in self.up_blocks.iter().enumerate() {
+        for (i, block) in self.up_blocks[..self.up_blocks.len() - 1].iter().enumerate() {
             x = profile::part(|| format!("up {i}"), || block.forward(x, blocks, &mut skips))?;
         }
-        to_channels_first(&self.conv_out.forward_normed(&self.conv_norm_out, &x)?)
+        Ok((x, skips))
+    }
+
+    /// The finest level of the way up, from its residual block `first` on.
+    fn finest(&self, x: Tensor, first: usize, skips: &mut Vec<Tensor>, blocks: Conditions<'_>) -> Result<Tensor> {
+        let (block, i) = (self.last(), self.up_blocks.len() - 1);
+        profile::part(|| format!("up {i}"), || block.stages(x, first..block.len(), blocks, skips))
+    }
+
+    fn leave(&self, x: &Tensor) -> Result<Tensor> {
+        to_channels_first(&self.conv_out.forward_normed(&self.conv_norm_out, x)?)
+    }
+
+    /// The finest block of the way up: the configuration was checked to have one.
+    fn last(&self) -> &UpBlock {
+        &self.up_blocks[self.up_blocks.len() - 1]
     }
 
     fn check_shapes(&self, x: &Tensor, t: &Tensor, context: &Tensor) -> candle_core::Result<()> {

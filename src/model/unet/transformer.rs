@@ -2,6 +2,7 @@
 //! (Rombach et al. 2021, section 3.3), as diffusers' `Transformer2DModel`.
 
 use super::blocks::Conditions;
+use super::merging;
 use crate::Result;
 use crate::kernels;
 use crate::model::layers::{Conv2d, GroupNorm, LayerNorm, Linear, Projections, attention_block, feed_forward};
@@ -17,6 +18,8 @@ pub(super) struct TransformerSizes {
     pub(super) context: usize,
     pub(super) groups: usize,
     pub(super) linear_projection: bool,
+    /// Whether it is of the finest level that attends, whose positions can be merged.
+    pub(super) finest: bool,
 }
 
 /// x + project_out(blocks(project_in(norm(x)))).
@@ -26,6 +29,7 @@ pub(super) struct Transformer {
     proj_in: Projection,
     blocks: Vec<Block>,
     proj_out: Projection,
+    finest: bool,
 }
 
 impl Transformer {
@@ -36,15 +40,17 @@ impl Transformer {
             proj_in: Projection::new(s, &vb.pp("proj_in"))?,
             blocks: (0..s.depth).map(|i| Block::new(s, &blocks.pp(i))).collect::<Result<_>>()?,
             proj_out: Projection::new(s, &vb.pp("proj_out"))?,
+            finest: s.finest,
         })
     }
 
     /// x (B, H, W, C) to (B, H, W, C).
     pub(super) fn forward(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
         let (b, h, w, c) = x.dims4()?;
-        let tokens = self.proj_in.forward(&self.norm.forward(x)?)?.reshape((b, h * w, c))?;
-        let tokens = self.blocks.iter().try_fold(tokens, |t, block| block.forward(&t, given))?;
-        Ok((x + self.proj_out.forward(&tokens.reshape((b, h, w, c))?)?)?)
+        let tokens = self.proj_in.forward_normed(&self.norm, x)?.reshape((b, h * w, c))?;
+        let given = Conditions { merge: if self.finest { given.merge } else { 0.0 }, ..given };
+        let tokens = self.blocks.iter().try_fold(tokens, |t, block| block.forward(&t, (h, w), given))?;
+        self.proj_out.forward_onto(x, &tokens.reshape((b, h, w, c))?)
     }
 }
 
@@ -64,10 +70,19 @@ impl Projection {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// Of norm(x).
+    fn forward_normed(&self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Linear(layer) => layer.forward(x),
-            Self::Pointwise(layer) => layer.forward(x),
+            Self::Linear(layer) => layer.forward(&norm.forward(x)?),
+            Self::Pointwise(layer) => layer.forward_only_normed(norm, x),
+        }
+    }
+
+    /// Of x, added to y.
+    fn forward_onto(&self, y: &Tensor, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Linear(layer) => Ok((y + layer.forward(x)?)?),
+            Self::Pointwise(layer) => layer.forward_onto(y, x),
         }
     }
 }
@@ -97,8 +112,12 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, given: Conditions<'_>) -> Result<Tensor> {
-        let x = attention_block(x, &self.norm1, &self.attn1.projections, None)?;
+    /// x (B, H * W, C) of `size` (H, W) to the same.
+    fn forward(&self, x: &Tensor, size: (usize, usize), given: Conditions<'_>) -> Result<Tensor> {
+        let x = match given.merge {
+            0.0 => attention_block(x, &self.norm1, &self.attn1.projections, None)?,
+            share => merging::attention(x, &self.norm1, &self.attn1.projections, size, share)?,
+        };
         let x = self.attn2.forward_beside(&x, &self.norm2, given)?;
         feed_forward(&x, &self.norm3, &self.ff_in, &self.ff_out)
     }

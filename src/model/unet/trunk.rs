@@ -59,7 +59,7 @@ impl Trunk {
         hint: Option<&Tensor>,
         given: Conditions<'_>,
     ) -> Result<(Tensor, Vec<Tensor>)> {
-        let mut x = self.conv_in.forward(&to_channels_last(x)?)?;
+        let mut x = self.enter(x)?;
         if let Some(hint) = hint {
             x = x.broadcast_add(hint)?;
         }
@@ -68,6 +68,18 @@ impl Trunk {
             x = profile::part(|| format!("down {i}"), || block.forward(x, given, &mut skips))?;
         }
         Ok((profile::part(|| "middle".into(), || self.mid_block.forward(&x, given))?, skips))
+    }
+
+    /// The first `count` skip connections of noisy latents (B, C, H, W), at most those of the finest level before it is halved.
+    pub(super) fn first_skips(&self, x: &Tensor, count: usize, given: Conditions<'_>) -> Result<Vec<Tensor>> {
+        let x = self.enter(x)?;
+        let mut skips = vec![x.clone()];
+        profile::part(|| "down 0".into(), || self.down_blocks[0].begin(x, count - 1, given, &mut skips))?;
+        Ok(skips)
+    }
+
+    fn enter(&self, x: &Tensor) -> Result<Tensor> {
+        self.conv_in.forward(&to_channels_last(x)?)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::request::{FIELDS, GenerateRequest};
 use serde_json::{Map, Value};
 
 /// What a request has by itself and need not be said.
-const USUAL: [(&str, &str); 9] = [
+const USUAL: [(&str, &str); 10] = [
     ("guidance_rescale", "0"),
     ("image_guidance", "1.5"),
     ("count", "1"),
@@ -14,6 +14,7 @@ const USUAL: [(&str, &str); 9] = [
     ("extend", "0,0,0,0"),
     ("inpainting", "blend"),
     ("decoder", "full"),
+    ("economy", "exact"),
 ];
 
 /// The fields worth naming, with what was typed.

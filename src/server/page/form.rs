@@ -10,13 +10,13 @@ use crate::error::FieldError;
 use crate::jobs::Id;
 use crate::model::codec::Decoder;
 use crate::model::unet::Beside;
-use crate::request::{EnergySetting, Facts, GenerateRequest, Inpainting, MAX_COUNT, Restore};
+use crate::request::{Economy, EnergySetting, Facts, GenerateRequest, Inpainting, MAX_COUNT, Restore};
 use askama::Template;
 
 /// Prompts to begin with: what the bundled model draws well.
 const EXAMPLES: [&str; 6] = ["red apple", "crying face", "yellow star", "cat face", "green leaf", "flat blue heart"];
 /// Fields that lie under "Settings": it is opened when one of them is wrong or was set.
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 12] = [
     "negative_prompt",
     "steps",
     "guidance",
@@ -28,6 +28,7 @@ const SETTINGS: [&str; 11] = [
     "clip_skip",
     "image_guidance",
     "decoder",
+    "economy",
 ];
 /// Fields that lie under "Start from a picture".
 const PICTURE: [&str; 9] = [
@@ -113,6 +114,20 @@ impl Make<'_> {
         Inpainting::ALL.map(|rule| rule.to_string())
     }
 
+    /// What can be left out: the presets, and what was chosen where it is none of them.
+    fn economies(&self) -> Vec<String> {
+        let mut economies: Vec<String> = Economy::PRESETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        economies.extend(Some(self.economy()).filter(|chosen| !economies.contains(chosen)));
+        economies
+    }
+
+    /// What was chosen, by the name of a preset where it is one.
+    fn economy(&self) -> String {
+        let typed = self.typed("economy");
+        let preset = typed.parse::<Economy>().ok().and_then(|economy| economy.preset());
+        preset.unwrap_or(if typed.is_empty() { "exact" } else { typed }).to_owned()
+    }
+
     fn restorations(&self) -> [String; 3] {
         Restore::ALL.map(|restore| restore.to_string())
     }
@@ -182,6 +197,7 @@ impl Make<'_> {
             "height" => facts.height.to_string(),
             "inpainting" => Inpainting::default().to_string(),
             "decoder" => Decoder::default().name().to_owned(),
+            "economy" => Economy::default().to_string(),
             "image_guidance" => "1.5".to_owned(),
             _ => String::new(),
         }

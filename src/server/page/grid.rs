@@ -140,7 +140,7 @@ impl Typed {
 }
 
 impl Page<'_> {
-    fn choices(&self) -> [(&'static str, &'static str); 7] {
+    fn choices(&self) -> [(&'static str, &'static str); AXES.len()] {
         AXES
     }
 

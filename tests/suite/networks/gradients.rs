@@ -77,7 +77,7 @@ fn denoiser(case: &UNetCase, rows: usize, kept: Kept, prediction: Prediction) ->
     let (config, dtype) = (case.config(), kept.used);
     let vb = VarBuilder::from_backend(Box::new(kept), dtype, Device::Cpu);
     let unet = UNet2DConditionModel::new(&config, &vb).unwrap();
-    let mut given = case.conditioning(input("input.context", &[rows, 5, 6]).to_dtype(dtype).unwrap());
+    let mut given = case.conditioning(&input("input.context", &[rows, 5, 6]).to_dtype(dtype).unwrap());
     given.added.iter_mut().for_each(|added| added.pooled = added.pooled.to_dtype(dtype).unwrap());
     let more = config.in_channels - 4;
     let beside = (more > 0).then(|| input("input.beside", &[rows, more, 8, 8]).to_dtype(dtype).unwrap());

@@ -19,6 +19,7 @@
 //! * [`train`]: captioned pictures to a trained model, and the judge that evaluates it.
 //! * [`cli`]: the command line's subcommands, each a thin call into the above.
 //! * [`memory`]: what the system says of memory.
+//! * `patience`: waiting that can be given up.
 //! * [`error`]: the crate's one error enum.
 
 pub mod cli;
@@ -33,6 +34,7 @@ pub mod lab;
 pub mod library;
 pub mod memory;
 pub mod model;
+mod patience;
 pub mod pipeline;
 pub mod prompt;
 pub mod request;

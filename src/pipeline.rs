@@ -74,6 +74,8 @@ pub struct Pipeline {
     device: Device,
     /// The model with the adapters of the last plan that had any.
     adapted: Adapted,
+    /// Asked before anything takes memory beside the model.
+    room: Room,
 }
 
 /// What a plan has to know of a model.
@@ -178,13 +180,13 @@ impl Pipeline {
         let (device, precision) = (device.clone(), precision.into());
         let nets = Nets::new(&device, precision);
         let (model, adapted) = (opened.load(&device, precision)?, Adapted::default());
-        Ok(Self { model, facts, words, nets, device, adapted })
+        Ok(Self { model, facts, words, nets, device, adapted, room: Room::default() })
     }
 
-    /// The same, with `room` asked before anything is loaded beside the model.
+    /// The same, with `room` asked before anything is loaded beside the model, and before weights are computed for it.
     #[must_use]
     pub fn within(mut self, room: Room) -> Self {
-        self.nets.room = room;
+        self.room = room;
         self
     }
 
@@ -211,7 +213,8 @@ impl Pipeline {
         (&self.model.name, self.model.hash())
     }
 
-    /// Does what a plan's task is. `on_step` hears of every step, and stops the work by returning an error.
+    /// Does what a plan's task is. `on_step` hears of every step, and while the first has to wait for memory; it stops the
+    /// work by returning an error.
     pub fn run(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Outcome> {
         match &plan.task {
             Task::Generate => Ok(Outcome { pictures: self.generate(plan, on_step)?, report: None }),
@@ -224,15 +227,17 @@ impl Pipeline {
         }
     }
 
-    /// Draws every picture of a plan. `on_step` hears of every step, and stops the work by returning an error.
+    /// Draws every picture of a plan. `on_step` is as for [`Pipeline::run`].
     pub fn generate(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Vec<Picture>> {
         let known = self.known(plan)?;
         let ladder = plan.schedule.sigmas(&self.model.schedule, plan.steps)?;
         let sigmas = &ladder[plan.steps - redrawn_steps(plan)..];
-        let (model, added) = (self.adapted.model(&self.model, &plan.loras)?, self.added(plan)?);
+        let on_wait = &mut || on_step(&Progress::waiting());
+        let (model, added) = (self.with_loras(&plan.loras, on_wait)?, self.added(plan)?);
         let text = Text::new(&model, plan, &added, sigmas.len() - 1)?;
         let canvas = known.as_ref().and_then(|known| known.canvas.as_ref());
-        let guides = self.nets.guides(plan, &self.facts, sigmas.len() - 1, model.unet.dtype())?;
+        let make_room = &mut |bytes| self.make_room(bytes, on_wait);
+        let guides = self.nets.guides(plan, &self.facts, (sigmas.len() - 1, model.unet.dtype()), make_room)?;
         let told = Told::new(&model, plan, known.as_ref().map(|known| &known.seen), canvas, &self.device)?;
         let (told, aims) = (told.with(guides.clone()), Aims::new(self, plan)?);
         let draw = |k| {

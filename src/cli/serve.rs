@@ -49,7 +49,7 @@ async fn serve(args: Args, give_back: fn()) -> Result<()> {
         give_back,
     }));
     let first = library.clone();
-    let load = tokio::task::spawn_blocking(move || first.lend("", &mut || ()).map(drop)).await;
+    let load = tokio::task::spawn_blocking(move || first.lend("", &mut || Ok(())).map(drop)).await;
     load.map_err(|error| Error::Server(error.to_string()))??;
     let folder = args.config.data_folder()?;
     let app = App::start(args.config, &folder, library, Pulls::new(Hub::from_env, hub::folders()))?;

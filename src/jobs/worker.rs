@@ -34,13 +34,13 @@ pub struct Drawn {
 /// Has models to draw with. The library does; tests put something simpler in its place.
 pub trait Lend: Send + Sync {
     /// Whoever draws with the model called `model`; "" is the one that is drawn with by itself. Where that is not at hand
-    /// yet, calls `on_load` and returns when it is.
-    fn lend(&self, model: &str, on_load: &mut dyn FnMut()) -> Result<Arc<dyn Draw>>;
+    /// yet, calls `on_wait` and returns when it is; calls it again as long as it waits, and gives up when that fails.
+    fn lend(&self, model: &str, on_wait: &mut dyn FnMut() -> Result<()>) -> Result<Arc<dyn Draw>>;
 }
 
 impl Lend for Library {
-    fn lend(&self, model: &str, on_load: &mut dyn FnMut()) -> Result<Arc<dyn Draw>> {
-        Ok(Self::lend(self, model, on_load)?)
+    fn lend(&self, model: &str, on_wait: &mut dyn FnMut() -> Result<()>) -> Result<Arc<dyn Draw>> {
+        Ok(Self::lend(self, model, on_wait)?)
     }
 }
 
@@ -49,7 +49,7 @@ pub trait Draw: Send + Sync {
     /// What plans have to know.
     fn facts(&self) -> Facts;
 
-    /// Calls `on_step` after each step, and stops when that fails.
+    /// Calls `on_step` after each step, and again and again while the first has to wait; stops when that fails.
     fn draw(&self, plan: &Plan, on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>) -> Result<Drawn>;
 }
 
@@ -97,23 +97,34 @@ impl Worker {
     }
 }
 
-/// Loads a model because somebody wishes it. Whoever wants to know what became of it asks the library.
+/// Loads a model because somebody wishes it, and as long as somebody does. Whoever wants to know what became of it asks the
+/// library.
 fn load(jobs: &Jobs, models: &dyn Lend, model: &str) {
-    if let Err(error) = guarded("loading", || models.lend(model, &mut || ())) {
-        tracing::error!(model, %error, "a model could not be loaded");
+    match guarded("loading", || models.lend(model, &mut || jobs.load_is_wanted(model))) {
+        Ok(_) | Err(Error::Cancelled) => {}
+        Err(error) => tracing::error!(model, %error, "a model could not be loaded"),
     }
     jobs.forget_load(model);
 }
 
 /// Draws jobs of the same model, which is loaded for them if need be. A job that is not wanted any more by then is not
-/// begun.
+/// begun, and does not wait for the others.
 fn draw_all(jobs: &Jobs, models: &dyn Lend, claims: Vec<Claim>) {
-    let claims = jobs.still_wanted(claims);
+    let mut claims = jobs.still_wanted(claims);
     let Some(model) = claims.first().map(|claim| claim.request.text("model").to_owned()) else { return };
-    let lent = guarded("loading", || models.lend(&model, &mut || jobs.tell_loading(&claims, &model)));
+    let mut told = false;
+    let mut on_wait = || {
+        claims = jobs.still_wanted(std::mem::take(&mut claims));
+        if !std::mem::replace(&mut told, true) {
+            jobs.tell_loading(&claims, &model);
+        }
+        if claims.is_empty() { Err(Error::Cancelled) } else { Ok(()) }
+    };
+    let lent = guarded("loading", || models.lend(&model, &mut on_wait));
     let claims = jobs.still_wanted(claims);
     match lent {
         Ok(artist) => draw_together(jobs, artist, claims),
+        Err(Error::Cancelled) => {}
         Err(error) => {
             let Failure { code, message } = failure(&error);
             tracing::error!(model, %error, "a model could not be loaded");
@@ -191,6 +202,13 @@ impl Jobs {
         }
     }
 
+    /// Fails with [`Error::Cancelled`] when the wish to load `model` was taken back, or the queue closed.
+    fn load_is_wanted(&self, model: &str) -> Result<()> {
+        let desk = self.desk();
+        let wished = desk.open && desk.loads.iter().any(|(wished, _)| wished == model);
+        if wished { Ok(()) } else { Err(Error::Cancelled) }
+    }
+
     /// Ends the jobs among these that were cancelled or are to be put back, and returns the others.
     fn still_wanted(&self, claims: Vec<Claim>) -> Vec<Claim> {
         let (over, wanted): (Vec<_>, Vec<_>) =
@@ -203,6 +221,10 @@ impl Jobs {
     fn on_step(&self, claim: &Claim, progress: &Progress<'_>, pace: &mut Pace) -> Result<()> {
         if claim.control.cancelled.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
+        }
+        if progress.is_waiting() {
+            pace.last = Instant::now();
+            return Ok(());
         }
         let seconds_per_step = pace.step();
         let (step, steps) = progress.overall();

@@ -1,11 +1,11 @@
 //! Room in the budget for what is loaded beside a model while it is drawn with: its ControlNets and its IP-Adapter.
 
 use super::shelf::{Room, Shelf};
-use super::{PATIENCE, drop_all, lock};
+use super::{drop_all, lock};
 use crate::error::{FieldError, Result};
 use crate::memory::size;
 use crate::pipeline::Pipeline;
-use crate::{Error, pipeline};
+use crate::{Error, patience, pipeline};
 use std::sync::{Mutex, Weak};
 
 /// A model's claim to room beside itself.
@@ -18,29 +18,24 @@ pub(super) struct Beside {
 
 impl Beside {
     pub(super) fn room(self) -> pipeline::Room {
-        pipeline::Room::new(move |bytes| self.make(bytes))
+        pipeline::Room::new(move |bytes, on_wait| patience::wait_for(|| self.try_make(bytes), on_wait))
     }
 
-    /// Takes models out of memory until so many bytes more fit, the least recently used first; waits for those that are
-    /// lent out, if that helps. Otherwise fails, and takes none out.
-    fn make(&self, bytes: u64) -> Result<()> {
-        while let Some(shelf) = self.shelf.upgrade() {
-            let (Room { gone, enough }, needed, budget) = {
-                let mut shelf = lock(&shelf);
-                let needed = shelf.bytes_of(&self.name).saturating_add(bytes);
-                // Nothing is called so: what goes is what was used the longest time ago.
-                (shelf.make_room("", bytes), needed, shelf.budget())
-            };
-            drop_all(gone, self.give_back);
-            if enough {
-                break;
-            }
-            if needed > budget {
-                return Err(self.too_large(needed, budget));
-            }
-            std::thread::sleep(PATIENCE);
+    /// Takes models out of memory until so many bytes more fit, the least recently used first. Otherwise takes none out:
+    /// it is nothing yet where those that are lent out have to come back first, and fails where that would not help.
+    fn try_make(&self, bytes: u64) -> Result<Option<()>> {
+        let Some(shelf) = self.shelf.upgrade() else { return Ok(Some(())) };
+        let (Room { gone, enough }, needed, budget) = {
+            let mut shelf = lock(&shelf);
+            let needed = shelf.bytes_of(&self.name).saturating_add(bytes);
+            // Nothing is called so: what goes is what was used the longest time ago.
+            (shelf.make_room("", bytes), needed, shelf.budget())
+        };
+        drop_all(gone, self.give_back);
+        match enough {
+            false if needed > budget => Err(self.too_large(needed, budget)),
+            enough => Ok(enough.then_some(())),
         }
-        Ok(())
     }
 
     fn too_large(&self, needed: u64, budget: u64) -> Error {

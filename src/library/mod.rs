@@ -17,6 +17,7 @@ use crate::Error;
 use crate::error::Result;
 use crate::model::adapter;
 use crate::model::checkpoint::Precision;
+use crate::patience;
 use crate::pipeline::{Pipeline, TokenCount, count_tokens};
 use crate::request::Facts;
 use beside::Beside;
@@ -26,10 +27,7 @@ use entry::{Found, Reason};
 use shelf::{Room, Shelf, Taken, Weigh};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
-/// How long to wait before looking again whether something that was lent out has come back.
-const PATIENCE: Duration = Duration::from_millis(10);
+use std::time::Instant;
 
 /// Where models come from and how much they may take.
 #[derive(Debug, Clone)]
@@ -94,18 +92,18 @@ impl Library {
         self.catalogue.outline(&found).map(|outline| outline.facts).map_err(|reason| reason.error(&found.name))
     }
 
-    /// A share in a model, which is loaded if need be and stays in memory as long as the share lives. Says `on_load`
-    /// before it loads; waits until what is lent out comes back where there is no room otherwise. Fails as
-    /// [`Library::facts`].
-    pub fn lend(&self, name: &str, on_load: &mut dyn FnMut()) -> Result<Arc<Pipeline>> {
-        let _turn = lock(&self.turn);
+    /// A share in a model, which is loaded if need be and stays in memory as long as the share lives. Waits for others who
+    /// load, and where there is no room otherwise, until what is lent out comes back. `on_wait` is heard before the model is
+    /// loaded, and again and again as long as it waits; it gives up by returning an error. Fails as [`Library::facts`].
+    pub fn lend(&self, name: &str, on_wait: &mut dyn FnMut() -> Result<()>) -> Result<Arc<Pipeline>> {
+        let _turn = patience::lock(&self.turn, on_wait)?;
         let found = self.catalogue.find(name)?;
         if let Some(held) = lock(&self.shelf).get(&found.name, &found.stamp) {
             return Ok(held);
         }
         let _loading = Loading::begin(&self.loading, &found.name);
         let began = Instant::now();
-        let pipeline = self.load(&found, on_load)?;
+        let pipeline = self.load(&found, on_wait)?;
         let bytes = pipeline.bytes();
         // What was needed only to load it.
         (self.settings.give_back)();
@@ -176,13 +174,11 @@ impl Library {
         self.catalogue.adapters()
     }
 
-    fn load(&self, found: &Found, on_load: &mut dyn FnMut()) -> Result<Pipeline> {
+    fn load(&self, found: &Found, on_wait: &mut dyn FnMut() -> Result<()>) -> Result<Pipeline> {
         let reason = |reason: Reason| reason.error(&found.name);
         let (opened, bytes) = self.catalogue.open_to_load(found).map_err(reason)?;
-        on_load();
-        while !self.try_make_room(&found.name, bytes) {
-            std::thread::sleep(PATIENCE);
-        }
+        on_wait()?;
+        patience::wait_for(|| Ok(self.try_make_room(&found.name, bytes).then_some(())), on_wait)?;
         let pipeline = Pipeline::new(opened, &self.settings.device, self.settings.precision);
         let pipeline = pipeline.map_err(|error| match error {
             Error::Model { .. } => reason(self.catalogue.note(found, &error)),

@@ -45,7 +45,7 @@ impl Pipeline {
         on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
     ) -> Result<Outcome> {
         let prompts: Vec<&str> = captions.iter().map(String::as_str).collect();
-        self.under(plan, &prompts, |subject| {
+        self.under(plan, &prompts, on_step, |subject, on_step| {
             let state = subject.state(subject.picture()?)?;
             let denoiser = |i| Ok(Box::new(subject.denoiser(i)?) as Box<dyn Denoiser>);
             let denoisers = (0..captions.len()).map(denoiser).collect::<Result<Vec<_>>>()?;

@@ -2,7 +2,6 @@
 
 use super::receipt::Controlled;
 use super::recent::Recent;
-use super::room::Room;
 use crate::Result;
 use crate::image;
 use crate::model::checkpoint::{LoadedControlNet, LoadedIpAdapter, Precision};
@@ -16,8 +15,6 @@ use std::sync::Arc;
 pub(super) struct Nets {
     controlnets: Recent<LoadedControlNet>,
     ip_adapters: Recent<LoadedIpAdapter>,
-    /// Asked before one is loaded.
-    pub(super) room: Room,
     device: Device,
     precision: Precision,
 }
@@ -52,16 +49,13 @@ struct Prompt {
 impl Nets {
     pub(super) fn new(device: &Device, precision: Precision) -> Self {
         let (controlnets, ip_adapters) = (Recent::new(MAX_CONTROLS), Recent::new(1));
-        Self { controlnets, ip_adapters, room: Room::default(), device: device.clone(), precision }
+        Self { controlnets, ip_adapters, device: device.clone(), precision }
     }
 
-    /// Room for so many bytes. Where there is none otherwise, networks of earlier plans go.
-    fn make_room(&self, bytes: u64) -> Result<()> {
-        self.room.make(bytes).or_else(|_| {
-            self.controlnets.forget_unused();
-            self.ip_adapters.forget_unused();
-            self.room.make(bytes)
-        })
+    /// Lets go of those that nobody uses.
+    pub(super) fn forget_unused(&self) {
+        self.controlnets.forget_unused();
+        self.ip_adapters.forget_unused();
     }
 
     /// Bytes that the weights of all of them take in memory.
@@ -69,17 +63,30 @@ impl Nets {
         self.controlnets.sum(|net| net.bytes) + self.ip_adapters.sum(|adapter| adapter.bytes)
     }
 
-    /// What guides `plan` through `steps` steps, as far as `facts` know it; `dtype` is the U-Net's.
-    pub(super) fn guides(&self, plan: &Plan, facts: &Facts, steps: usize, dtype: DType) -> Result<Guides> {
-        let controls = plan.controls.iter().map(|control| self.control(control, facts));
-        let prompt = plan.image_prompt.as_ref().map(|prompt| self.prompt(prompt, facts, dtype));
-        Ok(Guides { controls: controls.collect::<Result<_>>()?, prompt: prompt.transpose()?, steps })
+    /// What guides `plan` through `steps` steps, as far as `facts` know it; `dtype` is the U-Net's. `make_room` is
+    /// called before anything is loaded.
+    pub(super) fn guides(
+        &self,
+        plan: &Plan,
+        facts: &Facts,
+        (steps, dtype): (usize, DType),
+        make_room: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Guides> {
+        let controls = plan.controls.iter().map(|control| self.control(control, facts, make_room));
+        let controls = controls.collect::<Result<_>>()?;
+        let prompt = plan.image_prompt.as_ref().map(|prompt| self.prompt(prompt, facts, dtype, make_room));
+        Ok(Guides { controls, prompt: prompt.transpose()?, steps })
     }
 
-    fn control(&self, control: &request::Control, facts: &Facts) -> Result<Control> {
+    fn control(
+        &self,
+        control: &request::Control,
+        facts: &Facts,
+        make_room: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Control> {
         let (name, known) = (&control.setting.net, &facts.controlnets);
         let net = self.controlnets.get(&known.stamps(name), || {
-            self.make_room(known.bytes(name, self.precision)?)?;
+            make_room(known.bytes(name, self.precision)?)?;
             known.load(name, &self.device, self.precision)
         })?;
         // From black to white, 0 to 1.
@@ -87,10 +94,16 @@ impl Nets {
         Ok(Control { hint: net.network.hint(&picture)?, net, setting: control.setting.clone() })
     }
 
-    fn prompt(&self, prompt: &request::Control, facts: &Facts, dtype: DType) -> Result<Prompt> {
+    fn prompt(
+        &self,
+        prompt: &request::Control,
+        facts: &Facts,
+        dtype: DType,
+        make_room: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Prompt> {
         let (setting, known) = (prompt.setting.clone(), &facts.ip_adapters);
         let load = || {
-            self.make_room(known.bytes(&setting.net, self.precision)?)?;
+            make_room(known.bytes(&setting.net, self.precision)?)?;
             known.load(&setting.net, &self.device, self.precision)
         };
         let loaded = self.ip_adapters.get(&known.stamps(&setting.net), load)?;

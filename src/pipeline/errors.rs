@@ -23,7 +23,7 @@ impl Pipeline {
         let request = GenerateRequest { prompt, guidance, seed: Some(seed.to_string()), ..GenerateRequest::default() };
         let plan = Plan::new(&request, &self.facts())?;
         let picture = image::fit(picture.clone(), plan.width as u32, plan.height as u32);
-        self.under(&plan, &[&plan.prompt], |subject| {
+        self.under(&plan, &[&plan.prompt], &mut |_| Ok(()), |subject, _| {
             let chain = Chain::of(&subject.model.schedule, levels, ReverseVariance::FixedLarge)?;
             let (state, denoiser) = (subject.state(&picture)?, subject.denoiser(0)?);
             let mut noise = SeededNoise::new(plan.noise, &[plan.seed]);

@@ -105,7 +105,7 @@ impl Pipeline {
         asked: Likelihood,
         on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
     ) -> Result<Outcome> {
-        self.under(plan, &[&plan.prompt], |subject| {
+        self.under(plan, &[&plan.prompt], on_step, |subject, on_step| {
             let question = Question::new(subject, asked)?;
             let steps = asked.draws * WAY + asked.levels;
             let draws = side_by_side(asked.draws, |k, tell| question.draw(k, tell), &mut |sum| {

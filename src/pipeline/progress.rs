@@ -6,7 +6,7 @@ use crate::image::{self, RgbImage};
 use crate::model::checkpoint::Model;
 use candle_core::Tensor;
 
-/// What is heard of after each step.
+/// What is heard of after each step, and while the first has to wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
     /// Which picture, from 0.
@@ -49,6 +49,17 @@ impl Estimate<'_> {
 }
 
 impl Progress<'_> {
+    /// Of work that has to wait for memory before its first step. It is heard of again and again, so that whoever does not
+    /// want it any more can say so.
+    pub(super) fn waiting() -> Self {
+        Self { picture: 0, pictures: 0, step: 0, steps: 0, sigma: 0.0, estimate: None }
+    }
+
+    /// Whether nothing was done yet, and nothing can be for the moment.
+    pub fn is_waiting(&self) -> bool {
+        self.steps == 0
+    }
+
     /// Steps done and steps in all, over all pictures.
     pub fn overall(&self) -> (usize, usize) {
         (self.picture * self.steps + self.step, self.pictures * self.steps)

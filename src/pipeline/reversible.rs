@@ -1,8 +1,8 @@
 //! What the flow makes of pictures: their noise, what comes back of that, edits, and what lies between two.
 
 use super::side_by_side::side_by_side;
-use super::subject::{Subject, WAY, tell};
-use super::{Outcome, Picture, Pipeline, Progress, Report};
+use super::subject::{OnStep, Subject, WAY, tell};
+use super::{Outcome, Picture, Pipeline, Report};
 use crate::diffusion::elbo::numbers;
 use crate::diffusion::flow::{Course, Effort, Flow};
 use crate::diffusion::interpolate::slerp;
@@ -11,9 +11,6 @@ use crate::image::{self, Encoded, RgbImage};
 use crate::request::{Plan, Start};
 use candle_core::Tensor;
 use serde::Serialize;
-
-/// What hears of steps.
-type OnStep<'a> = &'a mut dyn FnMut(&Progress<'_>) -> Result<()>;
 
 /// What a way along the flow took, and what was lost on it.
 #[derive(Debug, Clone, Serialize)]
@@ -58,7 +55,7 @@ fn along(on_step: OnStep<'_>, ways: usize, of: usize) -> impl FnMut(f64) -> Resu
 impl Pipeline {
     /// A picture to its noise, which is looked at by going back.
     pub(super) fn encode(&self, plan: &Plan, tolerance: f64, on_step: OnStep<'_>) -> Result<Outcome> {
-        self.under(plan, &[&plan.prompt], |subject| {
+        self.under(plan, &[&plan.prompt], on_step, |subject, on_step| {
             let (course, denoiser) = (subject.course(tolerance), subject.denoiser(0)?);
             let (flow, state) = (Flow::new(&denoiser, course), subject.state(subject.picture()?)?);
             let (noise, up) = flow.encode(&state, &mut along(on_step, 0, 2))?;
@@ -80,7 +77,7 @@ impl Pipeline {
 
     /// Noise to its picture, which is looked at by going back.
     pub(super) fn decode(&self, plan: &Plan, tolerance: f64, from: &Encoded, on_step: OnStep<'_>) -> Result<Outcome> {
-        self.under(plan, &[&plan.prompt], |subject| {
+        self.under(plan, &[&plan.prompt], on_step, |subject, on_step| {
             check_noise(subject, from)?;
             let course = Course { high: from.sigma, ..subject.course(tolerance) };
             let denoiser = subject.denoiser(0)?;
@@ -102,7 +99,7 @@ impl Pipeline {
             Start::Noise => 1.0,
         };
         let apart = Plan { guidance: 1.0, negative_prompt: String::new(), ..plan.clone() };
-        let (noise, course, up) = self.under(&apart, &[source], |subject| {
+        let (noise, course, up) = self.under(&apart, &[source], on_step, |subject, on_step| {
             let schedule = &subject.model.schedule;
             let high = schedule.sigma(strength * (schedule.steps() - 1) as f64);
             let course = Course { high, ..subject.course(tolerance) };
@@ -110,7 +107,7 @@ impl Pipeline {
             let (noise, effort) = Flow::new(&denoiser, course).encode(&state, &mut along(on_step, 0, 2))?;
             Ok((noise, course, effort))
         })?;
-        self.under(plan, &[&plan.prompt], |subject| {
+        self.under(plan, &[&plan.prompt], on_step, |subject, on_step| {
             let denoiser = subject.denoiser(0)?;
             let (state, mut effort) = Flow::new(&denoiser, course).decode(&noise, &mut along(on_step, 1, 2))?;
             effort += up;
@@ -126,7 +123,7 @@ impl Pipeline {
         other: &RgbImage,
         on_step: OnStep<'_>,
     ) -> Result<Outcome> {
-        self.under(plan, &[&plan.prompt], |subject| {
+        self.under(plan, &[&plan.prompt], on_step, |subject, on_step| {
             let (course, ways) = (subject.course(tolerance), plan.count + 2);
             let mut effort = Effort::default();
             let mut told = |sum: f64| tell(on_step, ((sum * WAY as f64) as usize, ways * WAY), 0.0);

@@ -54,7 +54,7 @@ impl Pipeline {
         let (count, highest) = (asked.schedules.len(), self.model.schedule.sigma_max());
         let schedules: Vec<_> =
             asked.schedules.iter().map(|schedule| schedule.up_to(highest)).collect::<Result<_>>()?;
-        self.under(&plan, &[""], |subject| {
+        self.under(&plan, &[""], &mut |_| Ok(()), |subject, _| {
             let bounds = |k: usize, tell: &mut dyn FnMut(f64) -> Result<()>| {
                 let state = subject.state(&pictures[k])?;
                 let bound = |(i, schedule)| {

@@ -17,6 +17,9 @@ use candle_core::{DType, Device, Tensor};
 /// Steps that the way along a flow counts for in progress: it is told in hundredths.
 pub(super) const WAY: usize = 100;
 
+/// What hears of steps.
+pub(super) type OnStep<'a> = &'a mut dyn FnMut(&Progress<'_>) -> Result<()>;
+
 /// A model with a plan's adapters and settings. Denoisers are made anew for each thread.
 pub(super) struct Subject<'a> {
     pub(super) model: &'a Model,
@@ -28,16 +31,19 @@ pub(super) struct Subject<'a> {
 }
 
 impl Pipeline {
-    /// Does `work` with the model under each of `prompts`.
+    /// Does `work`, which tells `on_step` of what it does, with the model under each of `prompts`.
     pub(super) fn under<R>(
         &self,
         plan: &Plan,
         prompts: &[&str],
-        work: impl FnOnce(&Subject<'_>) -> Result<R>,
+        on_step: OnStep<'_>,
+        work: impl FnOnce(&Subject<'_>, OnStep<'_>) -> Result<R>,
     ) -> Result<R> {
         self.check_precision()?;
-        let (model, added) = (self.adapted.model(&self.model, &plan.loras)?, self.added(plan)?);
-        let guides = self.nets.guides(plan, &self.facts, 1, model.unet.dtype())?;
+        let on_wait = &mut || on_step(&Progress::waiting());
+        let (model, added) = (self.with_loras(&plan.loras, on_wait)?, self.added(plan)?);
+        let make_room = &mut |bytes| self.make_room(bytes, on_wait);
+        let guides = self.nets.guides(plan, &self.facts, (1, model.unet.dtype()), make_room)?;
         let seen = match &plan.start {
             Start::Picture { picture, .. } => Some(picture),
             Start::Noise => None,
@@ -49,7 +55,7 @@ impl Pipeline {
         };
         let states = prompts.iter().map(read).collect::<Result<_>>()?;
         let receipt = Receipt::new(plan, plan.seed, &model, &added, &guides);
-        work(&Subject { model: &model, plan, receipt, device: &self.device, told: &told, states })
+        work(&Subject { model: &model, plan, receipt, device: &self.device, told: &told, states }, on_step)
     }
 
     /// A divergence is a sum over all elements, and a way back repeats every rounding of the way there.
@@ -113,10 +119,6 @@ impl Subject<'_> {
 }
 
 /// Tells of work that is no drawing: `step` of `steps` done.
-pub(super) fn tell(
-    on_step: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
-    (step, steps): (usize, usize),
-    sigma: f64,
-) -> Result<()> {
+pub(super) fn tell(on_step: OnStep<'_>, (step, steps): (usize, usize), sigma: f64) -> Result<()> {
     on_step(&Progress { picture: 0, pictures: 1, step: step.min(steps), steps, sigma, estimate: None })
 }

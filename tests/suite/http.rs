@@ -29,7 +29,7 @@ struct Settings {
 /// The tests' one model, in memory.
 static LIBRARY: LazyLock<Arc<Library>> = LazyLock::new(|| {
     let library = crate::library::library(&[], &tiny_model::path(), u64::MAX);
-    library.lend("", &mut || ()).unwrap();
+    library.lend("", &mut || Ok(())).unwrap();
     Arc::new(library)
 });
 

@@ -35,7 +35,7 @@ impl Draw for Sleeper {
 pub(crate) struct One<T>(pub(crate) Arc<T>);
 
 impl<T: Draw + 'static> Lend for One<T> {
-    fn lend(&self, _: &str, _: &mut dyn FnMut()) -> limner::Result<Arc<dyn Draw>> {
+    fn lend(&self, _: &str, _: &mut dyn FnMut() -> limner::Result<()>) -> limner::Result<Arc<dyn Draw>> {
         Ok(self.0.clone())
     }
 }

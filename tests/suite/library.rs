@@ -1,5 +1,6 @@
 //! Several models: switched between, taken out of memory, replaced on disk, and refused with the reason.
 
+use crate::adapters::models::save;
 use crate::checkpoint::tiny::Tiny;
 use crate::http::{app_with, bytes, finished, form, get, of, post, text, with};
 use crate::jobs::{One, Sleeper, ended, request, state};
@@ -8,7 +9,7 @@ use crate::tiny_model;
 use axum::Router;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use limner::Error;
 use limner::error::FieldError;
 use limner::image::read_png_text;
@@ -68,9 +69,15 @@ fn place_of_three() -> TempDir {
     place
 }
 
+/// How many models were loaded to lend this one.
 fn loads(library: &Library, name: &str) -> usize {
     let mut count = 0;
-    drop(library.lend(name, &mut || count += 1).unwrap());
+    let mut on_wait = || {
+        // It is heard more than once as long as there is no room.
+        count = 1;
+        Ok(())
+    };
+    drop(library.lend(name, &mut on_wait).unwrap());
     count
 }
 
@@ -78,11 +85,11 @@ fn bytes_of(library: &Library, name: &str) -> u64 {
     library.list().into_iter().find(|entry| entry.name == name).unwrap().outline.unwrap().bytes
 }
 
-fn loaded(library: &Library) -> Vec<String> {
+pub(crate) fn loaded(library: &Library) -> Vec<String> {
     library.loaded().into_iter().map(|(name, _)| name).collect()
 }
 
-fn refusal<T>(outcome: limner::Result<T>) -> FieldError {
+pub(crate) fn refusal<T>(outcome: limner::Result<T>) -> FieldError {
     match outcome {
         Err(Error::Invalid(errors)) if errors.len() == 1 => errors[0].clone(),
         Err(error) => panic!("{error}"),
@@ -91,7 +98,7 @@ fn refusal<T>(outcome: limner::Result<T>) -> FieldError {
 }
 
 fn draw(library: &Library, model: &str) -> Vec<u8> {
-    let pipeline = library.lend(model, &mut || ()).unwrap();
+    let pipeline = library.lend(model, &mut || Ok(())).unwrap();
     let plan = Plan::new(&request(&[("seed", "5"), ("steps", "2")]), &pipeline.facts()).unwrap();
     pipeline.generate(&plan, &mut |_| Ok(())).unwrap()[0].to_png().unwrap()
 }
@@ -156,7 +163,7 @@ fn what_is_lent_out_stays_and_who_needs_its_room_waits() {
     let place = place();
     let open = |budget| library(&[place.path()], &place.path().join("a"), budget);
     let library = open(bytes_of(&open(u64::MAX), "a"));
-    let lent = library.lend("a", &mut || ()).unwrap();
+    let lent = library.lend("a", &mut || Ok(())).unwrap();
     assert_eq!(library.unload("a"), Unloaded::InUse);
     std::thread::scope(|scope| {
         let (done, is_done) = mpsc::channel();
@@ -173,11 +180,15 @@ fn what_is_lent_out_stays_and_who_needs_its_room_waits() {
     assert_eq!((library.unload("b"), library.unload("b")), (Unloaded::Done, Unloaded::NotLoaded));
 }
 
-/// A plan for `a` along a picture.
-fn along(net: &str, facts: &Facts) -> Plan {
+fn along_request(net: &str) -> GenerateRequest {
     let mut request = request(&[("seed", "5"), ("steps", "1"), ("control", net)]);
     assert!(request.set_file("control_image", png(&photograph(32, 32))));
-    Plan::new(&request, facts).unwrap()
+    request
+}
+
+/// A plan for `a` along a picture.
+fn along(net: &str, facts: &Facts) -> Plan {
+    Plan::new(&along_request(net), facts).unwrap()
 }
 
 /// The models of [`place`] with two ControlNets of the same size, and what `a`, `b` and such a net take.
@@ -185,7 +196,7 @@ fn place_with_nets() -> (TempDir, [u64; 3]) {
     let place = place();
     copy(&tiny_model::path().with_file_name("controlnets"), &place.path().join("controlnets"));
     let library = library(&[place.path()], &place.path().join("a"), u64::MAX);
-    let [a, b] = ["a", "b"].map(|name| library.lend(name, &mut || ()).unwrap());
+    let [a, b] = ["a", "b"].map(|name| library.lend(name, &mut || Ok(())).unwrap());
     let alone = a.bytes();
     a.generate(&along("edges", &a.facts()), &mut |_| Ok(())).unwrap();
     let sizes = [alone, b.bytes(), a.bytes() - alone];
@@ -198,7 +209,7 @@ fn a_model_that_is_not_in_use_goes_for_a_net_and_the_budget_is_kept() {
     for (spare, left) in [(0, vec!["b", "a"]), (1, vec!["a"])] {
         let library = library(&[place.path()], &place.path().join("a"), a + b + net - spare);
         loads(&library, "b");
-        let pipeline = library.lend("a", &mut || ()).unwrap();
+        let pipeline = library.lend("a", &mut || Ok(())).unwrap();
         pipeline.generate(&along("edges", &pipeline.facts()), &mut |_| Ok(())).unwrap();
         assert_eq!((loaded(&library), pipeline.bytes()), (left.iter().map(ToString::to_string).collect(), a + net));
     }
@@ -209,13 +220,13 @@ fn nets_of_earlier_plans_go_before_one_is_refused() {
     let (place, [a, _, net]) = place_with_nets();
     let open = |budget| library(&[place.path()], &place.path().join("a"), budget);
     let roomy = open(a + net);
-    let pipeline = roomy.lend("a", &mut || ()).unwrap();
+    let pipeline = roomy.lend("a", &mut || Ok(())).unwrap();
     for name in ["edges", "nothing", "edges"] {
         pipeline.generate(&along(name, &pipeline.facts()), &mut |_| Ok(())).unwrap();
         assert_eq!(pipeline.bytes(), a + net, "{name}");
     }
     let narrow = open(a + net - 1);
-    let pipeline = narrow.lend("a", &mut || ()).unwrap();
+    let pipeline = narrow.lend("a", &mut || Ok(())).unwrap();
     let error = refusal(pipeline.generate(&along("edges", &pipeline.facts()), &mut |_| Ok(())));
     let numbers = format!("needs {} of memory, and all models together may take {}", size(a + net), size(a + net - 1));
     assert!(error.code == "model_too_large" && error.message.contains(&numbers), "{}", error.message);
@@ -224,13 +235,43 @@ fn nets_of_earlier_plans_go_before_one_is_refused() {
     assert_eq!(pipeline.generate(&plain, &mut |_| Ok(())).unwrap().len(), 1);
 }
 
+/// Writes a LoRA that changes one weight of the model `a`, and says how many bytes that weight takes.
+fn write_lora(place: &Path) -> u64 {
+    let weights = place.join("a/unet/diffusion_pytorch_model.safetensors");
+    let weights = candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
+    let (name, weight) =
+        weights.iter().filter(|(name, _)| name.ends_with("attn1.to_q.weight")).min_by_key(|(name, _)| *name).unwrap();
+    let (outputs, inputs) = weight.dims2().unwrap();
+    let layer = format!("unet.{}", name.strip_suffix(".weight").unwrap());
+    let factor = |shape: (usize, usize)| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+    let [down, up] = [("lora_A", (2, inputs)), ("lora_B", (outputs, 2))]
+        .map(|(part, shape)| (format!("{layer}.{part}.weight"), factor(shape)));
+    save(&place.join("loras/one.safetensors"), &[(&down.0, &down.1), (&up.0, &up.1)], &[]);
+    (4 * outputs * inputs) as u64
+}
+
+/// And that model for a net, and a net for one with adapters: whatever is used no more.
+#[test]
+fn a_model_with_the_adapters_of_an_earlier_plan_goes_before_a_net_is_refused() {
+    let (place, [a, _, net]) = place_with_nets();
+    let changed = write_lora(place.path());
+    let library = library(&[place.path()], &place.path().join("a"), a + net.max(changed));
+    let pipeline = library.lend("a", &mut || Ok(())).unwrap();
+    let facts = pipeline.facts();
+    let adapted = Plan::new(&request(&[("steps", "1"), ("loras", "one")]), &facts).unwrap();
+    for (plan, more) in [(&adapted, changed), (&along("edges", &facts), net), (&adapted, changed)] {
+        pipeline.generate(plan, &mut |_| Ok(())).unwrap();
+        assert_eq!(pipeline.bytes(), a + more);
+    }
+}
+
 /// Somebody else draws with `b`, and is done after a while.
 #[test]
 fn a_net_waits_for_a_model_that_is_lent_out() {
     let (place, [a, b, net]) = place_with_nets();
     let library = library(&[place.path()], &place.path().join("a"), a + b.max(net));
-    let lent = library.lend("b", &mut || ()).unwrap();
-    let pipeline = library.lend("a", &mut || ()).unwrap();
+    let lent = library.lend("b", &mut || Ok(())).unwrap();
+    let pipeline = library.lend("a", &mut || Ok(())).unwrap();
     std::thread::scope(|scope| {
         let (done, is_done) = mpsc::channel();
         let draw = || pipeline.generate(&along("edges", &pipeline.facts()), &mut |_| Ok(())).unwrap().len();
@@ -297,7 +338,7 @@ fn tokens_are_counted_by_each_models_own_vocabulary_in_memory_or_not() {
     let before = ["a", "b"].map(|name| library.tokens(name, "red apple").unwrap());
     assert!(library.loaded().is_empty() && before[0] != before[1], "{before:?}");
     for (name, count) in ["a", "b"].into_iter().zip(&before) {
-        assert_eq!(library.lend(name, &mut || ()).unwrap().tokens("red apple").unwrap(), *count);
+        assert_eq!(library.lend(name, &mut || Ok(())).unwrap().tokens("red apple").unwrap(), *count);
         assert_eq!(library.tokens(name, "red apple").unwrap(), *count);
     }
     assert_eq!(refusal(library.tokens("b", &"x".repeat(40_000))).field, "prompt");
@@ -578,8 +619,8 @@ impl Draw for Counting {
 }
 
 impl Lend for Slow {
-    fn lend(&self, _: &str, on_load: &mut dyn FnMut()) -> limner::Result<Arc<dyn Draw>> {
-        on_load();
+    fn lend(&self, _: &str, on_wait: &mut dyn FnMut() -> limner::Result<()>) -> limner::Result<Arc<dyn Draw>> {
+        on_wait()?;
         self.go.lock().unwrap().recv().unwrap();
         Ok(self.drawn.clone())
     }
@@ -617,6 +658,73 @@ async fn a_job_that_is_cancelled_while_its_model_is_loaded_is_never_begun() {
     go.send(()).unwrap();
     assert_eq!(ended(&jobs, &second).await, State::Done);
     assert_eq!(drawn.0.load(Ordering::SeqCst), 1);
+    jobs.close();
+    worker.join();
+}
+
+/// A worker that draws with the models of `library`, and the folder of its jobs.
+fn at_work(library: &Arc<Library>) -> (TempDir, Jobs, Worker) {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = Jobs::open(folder.path(), Limits { jobs: 99, upload_bytes: 1 << 20, batch: 2 }).unwrap();
+    let worker = Worker::start(jobs.clone(), library.clone()).unwrap();
+    (folder, jobs, worker)
+}
+
+/// How the job ends within ten seconds.
+async fn ended_soon(jobs: &Jobs, id: &Id) -> State {
+    tokio::time::timeout(Duration::from_secs(10), ended(jobs, id)).await.expect("it goes on waiting")
+}
+
+/// Somebody else draws with `a` all the time, and there is no room for `b` beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_for_room_for_its_model_can_be_cancelled() {
+    let place = place();
+    let open = |budget| library(&[place.path()], &place.path().join("a"), budget);
+    let library = Arc::new(open(bytes_of(&open(u64::MAX), "a")));
+    let lent = library.lend("a", &mut || Ok(())).unwrap();
+    let (_folder, jobs, worker) = at_work(&library);
+    let request = request(&[("steps", "2"), ("model", "b")]);
+    let plan = Plan::new(&request, &library.facts("b").unwrap()).unwrap();
+    let both = [(); 2].map(|()| jobs.submit(&request, &plan, None).unwrap());
+    for id in &both {
+        while jobs.loading(id).is_none() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(jobs.cancel(id).unwrap());
+        assert_eq!(ended_soon(&jobs, id).await, State::Cancelled);
+    }
+    assert_eq!(loaded(&library), ["a"]);
+
+    jobs.load("b").unwrap();
+    while library.get("b").unwrap().presence != Presence::Loading {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(jobs.forget_load("b"), "the wish is taken back");
+    let request = crate::jobs::request(&[("steps", "2")]);
+    let other = jobs.submit(&request, &Plan::new(&request, &lent.facts()).unwrap(), None).unwrap();
+    assert_eq!(ended_soon(&jobs, &other).await, State::Done);
+
+    jobs.load("b").unwrap();
+    jobs.close();
+    worker.join();
+}
+
+/// Somebody else draws with `b` all the time, and there is no room for a net beside `a`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_for_room_for_a_net_can_be_cancelled() {
+    let (place, [a, b, net]) = place_with_nets();
+    let library = Arc::new(library(&[place.path()], &place.path().join("a"), a + b.max(net)));
+    let _lent = library.lend("b", &mut || Ok(())).unwrap();
+    let (_folder, jobs, worker) = at_work(&library);
+    let plan = along("edges", &library.facts("a").unwrap());
+    let id = jobs.submit(&along_request("edges"), &plan, None).unwrap();
+    while !matches!(library.get("a").unwrap().presence, Presence::Loaded { in_use: true, .. }) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(state(&jobs, &id), State::Running, "it did not wait");
+    assert!(jobs.cancel(&id).unwrap());
+    assert_eq!(ended_soon(&jobs, &id).await, State::Cancelled);
     jobs.close();
     worker.join();
 }
@@ -660,9 +768,9 @@ fn a_wish_to_load_a_model_overtakes_nobody() {
 struct Fragile;
 
 impl Lend for Fragile {
-    fn lend(&self, model: &str, on_load: &mut dyn FnMut()) -> limner::Result<Arc<dyn Draw>> {
+    fn lend(&self, model: &str, on_wait: &mut dyn FnMut() -> limner::Result<()>) -> limner::Result<Arc<dyn Draw>> {
         assert_eq!(model, "x");
-        One(Arc::new(Sleeper::default())).lend(model, on_load)
+        One(Arc::new(Sleeper::default())).lend(model, on_wait)
     }
 }
 

@@ -102,7 +102,7 @@ async fn a_model_is_fetched_drawn_with_and_removed_without_a_restart() {
     assert_eq!((status.as_u16(), &drawn["pictures"][0]["model"]), (200, &json!("fetched")));
 
     // While somebody draws with it, it stays.
-    let held = server.library.lend("fetched", &mut || ()).unwrap();
+    let held = server.library.lend("fetched", &mut || Ok(())).unwrap();
     let (status, refusal) = server.remove("fetched").await;
     assert_eq!((status, &refusal["type"]), (409, &json!("urn:limner:in_use")));
     drop(held);

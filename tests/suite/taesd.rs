@@ -149,7 +149,11 @@ fn a_companion_that_comes_or_goes_is_noticed_without_a_restart() {
     let library = crate::library::library(&[place.folder.path()], &place.path("model"), u64::MAX);
     let offers = |expected: bool| {
         let mut loads = 0;
-        let pipeline = library.lend("model", &mut || loads += 1).unwrap();
+        let mut on_wait = || {
+            loads += 1;
+            Ok(())
+        };
+        let pipeline = library.lend("model", &mut on_wait).unwrap();
         assert_eq!((pipeline.facts().tiny_decoder, loads), (expected, 1), "not loaded anew");
         drop(library.lend("model", &mut || panic!("loaded without need")).unwrap());
         assert_eq!(library.facts("model").unwrap().tiny_decoder, expected);

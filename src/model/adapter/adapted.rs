@@ -1,6 +1,6 @@
 //! A model with adapters: another model.
 
-use super::merge::changed;
+use super::merge::Changes;
 use super::{Adapter, Layout, Network};
 use crate::Result;
 use crate::model::checkpoint::{Base, Hash, Model};
@@ -64,47 +64,75 @@ impl Bases {
     }
 }
 
+/// Adapters that were read for a model, of which another model can be made.
+pub struct Adaptation<'a> {
+    model: &'a Model,
+    files: Vec<(Adapter, Applied)>,
+}
+
 impl Model {
     /// This model with adapters: `W + sum of strength * change` in place of each weight `W` that they change, summed in f32
-    /// and rounded once. Everything else is shared, though its bytes count for both, and this model stays as it is. Fails with [`crate::Error::Model`] for a
-    /// file that was made for another model.
+    /// and rounded once. Everything else is shared, though its bytes count for both, and this model stays as it is. Fails
+    /// as [`Model::adaptation`].
     pub fn adapted(&self, adapters: &[Applied]) -> Result<Self> {
-        let files = adapters.iter().map(|applied| Adapter::read(&applied.path, &self.adaptable.layout));
-        let files = files.collect::<Result<Vec<_>>>()?;
-        let with = |strength: fn(&Applied) -> f64| -> Vec<(&Adapter, f64)> {
-            files.iter().zip(adapters.iter().map(strength)).collect()
-        };
-        let used =
-            files.iter().zip(adapters).map(|(file, applied)| Used { applied: applied.clone(), hash: file.hash() });
-        let mut adapted = self.clone();
-        adapted.adapters = used.collect();
-        for i in 0..self.text.len() {
-            adapted.change_text(i, &with(|applied| applied.text))?;
+        self.adaptation(adapters)?.make()
+    }
+
+    /// What adapters will do to this model, before any weight is computed. Fails with [`crate::Error::Model`] for a file
+    /// that was made for another model.
+    pub fn adaptation(&self, adapters: &[Applied]) -> Result<Adaptation<'_>> {
+        let read = |applied: &Applied| Ok((Adapter::read(&applied.path, &self.adaptable.layout)?, applied.clone()));
+        Ok(Adaptation { model: self, files: adapters.iter().map(read).collect::<Result<_>>()? })
+    }
+
+    /// The same with these changes.
+    fn change(&mut self, changes: &Changes<'_>) -> Result<()> {
+        let changed = changes.compute()?;
+        debug_assert_eq!(bytes(&changed), changes.bytes());
+        if changed.is_empty() {
+            return Ok(());
         }
-        adapted.change_unet(&with(|applied| applied.unet))?;
+        self.bytes += bytes(&changed);
+        match changes.network {
+            Network::Text(i) => {
+                let config = &self.adaptable.configs[i];
+                self.text[i].network = Arc::new(changes.base.build(changed, |vb| ClipTextModel::new(config, vb))?);
+            }
+            Network::UNet => {
+                let network = changes.base.build(changed, |vb| UNet2DConditionModel::new(self.unet.config(), vb))?;
+                self.unet = Arc::new(network);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Adaptation<'_> {
+    /// Bytes that the changed weights will take besides those of the model.
+    pub fn bytes(&self) -> u64 {
+        self.changes().map(|changes| changes.bytes()).sum()
+    }
+
+    /// Computes the changed weights, and builds the networks that have them.
+    pub fn make(&self) -> Result<Model> {
+        let used = |(file, applied): &(Adapter, Applied)| Used { applied: applied.clone(), hash: file.hash() };
+        let mut adapted = self.model.clone();
+        adapted.adapters = self.files.iter().map(used).collect();
+        self.changes().try_for_each(|changes| adapted.change(&changes))?;
         Ok(adapted)
     }
 
-    fn change_text(&mut self, index: usize, adapters: &[(&Adapter, f64)]) -> Result<()> {
-        let Adaptable { bases, configs, .. } = &*self.adaptable;
-        let changed = changed(bases, Network::Text(index), adapters)?;
-        if !changed.is_empty() {
-            self.bytes += bytes(&changed);
-            let network = bases.text[index].build(changed, |vb| ClipTextModel::new(&configs[index], vb))?;
-            self.text[index].network = Arc::new(network);
-        }
-        Ok(())
-    }
-
-    fn change_unet(&mut self, adapters: &[(&Adapter, f64)]) -> Result<()> {
-        let bases = &self.adaptable.bases;
-        let changed = changed(bases, Network::UNet, adapters)?;
-        if !changed.is_empty() {
-            self.bytes += bytes(&changed);
-            let network = bases.unet.build(changed, |vb| UNet2DConditionModel::new(self.unet.config(), vb))?;
-            self.unet = Arc::new(network);
-        }
-        Ok(())
+    /// Of each network.
+    fn changes(&self) -> impl Iterator<Item = Changes<'_>> {
+        let networks = (0..self.model.text.len()).map(Network::Text).chain([Network::UNet]);
+        networks.map(|network| {
+            let strength = move |applied: &Applied| match network {
+                Network::Text(_) => applied.text,
+                Network::UNet => applied.unet,
+            };
+            let adapters = self.files.iter().map(move |(file, applied)| (file, strength(applied)));
+            Changes::new(&self.model.adaptable.bases, network, adapters)
+        })
     }
 }
 

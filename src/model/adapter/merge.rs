@@ -2,10 +2,12 @@
 
 use super::change::Change;
 use super::kernel::Kernel;
+use super::names::Layer;
 use super::stored::Source;
 use super::{Adapter, Bases, Network};
 use crate::Result;
 use crate::kernels::add_product;
+use crate::model::checkpoint::Base;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -13,25 +15,41 @@ use std::collections::{BTreeMap, HashMap};
 /// A change with the file it is from, and how strongly it is to act.
 type Term<'a> = (&'a Adapter, &'a Change, f64);
 
-/// The parameters of `network` that `adapters` change: each is `W + sum of strength * change`, summed in f32 and
-/// rounded once. What acts with a strength of 0 changes nothing.
-pub(super) fn changed(
-    bases: &Bases,
-    network: Network,
-    adapters: &[(&Adapter, f64)],
-) -> Result<HashMap<String, Tensor>> {
-    let mut terms: BTreeMap<&str, Vec<Term<'_>>> = BTreeMap::new();
-    for (adapter, strength) in adapters.iter().filter(|(_, strength)| *strength != 0.0) {
-        for (layer, change) in adapter.changes.iter().filter(|(layer, _)| layer.network == network) {
-            terms.entry(&layer.name).or_default().push((adapter, change, *strength));
+/// What adapters do to one network: the parameters that they change, by name.
+pub(super) struct Changes<'a> {
+    pub(super) network: Network,
+    pub(super) base: &'a Base,
+    terms: BTreeMap<&'a str, Vec<Term<'a>>>,
+}
+
+impl<'a> Changes<'a> {
+    /// What acts with a strength of 0 changes nothing.
+    pub(super) fn new(bases: &'a Bases, network: Network, adapters: impl Iterator<Item = (&'a Adapter, f64)>) -> Self {
+        let base = bases.of(network);
+        let mut terms: BTreeMap<&str, Vec<Term<'_>>> = BTreeMap::new();
+        for (adapter, strength) in adapters.filter(|(_, strength)| *strength != 0.0) {
+            let here = |(layer, _): &(&Layer, _)| layer.network == network && base.bytes(&layer.name).is_some();
+            for (layer, change) in adapter.changes.iter().filter(here) {
+                terms.entry(&layer.name).or_default().push((adapter, change, strength));
+            }
         }
+        Self { network, base, terms }
     }
-    let base = bases.of(network);
-    let one = |(name, terms): (&str, Vec<Term<'_>>)| -> Result<Option<(String, Tensor)>> {
-        let Some(parameter) = base.get(name)? else { return Ok(None) };
-        Ok(Some((name.to_owned(), sum(&parameter, &terms)?)))
-    };
-    terms.into_par_iter().filter_map(|term| one(term).transpose()).collect()
+
+    /// Bytes that the changed parameters will take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.terms.keys().filter_map(|name| self.base.bytes(name)).sum()
+    }
+
+    /// The changed parameters, as the network's layers ask for them: each is `W + sum of strength * change`, summed in f32
+    /// and rounded once.
+    pub(super) fn compute(&self) -> Result<HashMap<String, Tensor>> {
+        let one = |(name, terms): (&&str, &Vec<Term<'_>>)| -> Result<Option<(String, Tensor)>> {
+            let Some(parameter) = self.base.get(name)? else { return Ok(None) };
+            self.base.laid_out(name, sum(&parameter, terms)?).map(Some)
+        };
+        self.terms.par_iter().filter_map(|term| one(term).transpose()).collect()
+    }
 }
 
 /// Products of low rank are added last, all at once.

@@ -25,7 +25,7 @@ mod product;
 mod stored;
 
 pub(super) use adapted::{Adaptable, Bases};
-pub use adapted::{Applied, Used};
+pub use adapted::{Adaptation, Applied, Used};
 pub use catalogue::{Adapters, Catalogue, Inversion};
 pub use embedding::Embedding;
 pub(super) use layout::Layout;

@@ -33,7 +33,7 @@ impl Studio {
         Self::with_precision(tiny, DType::F32.into())
     }
 
-    fn with_precision(tiny: Tiny, precision: Precision) -> Self {
+    pub(super) fn with_precision(tiny: Tiny, precision: Precision) -> Self {
         let place = tempfile::tempdir().unwrap();
         for folder in ["loras", "embeddings"] {
             fs::create_dir(place.path().join(folder)).unwrap();
@@ -43,11 +43,11 @@ impl Studio {
     }
 
     /// With the adapters `kohya` and `loha`.
-    fn with_adapters() -> Self {
+    pub(super) fn with_adapters() -> Self {
         Self::new(GOLDEN.model()).adapted()
     }
 
-    fn adapted(self) -> Self {
+    pub(super) fn adapted(self) -> Self {
         let studio = self;
         ["kohya", "loha"].into_iter().for_each(|name| drop(studio.write(name, name)));
         studio
@@ -61,7 +61,7 @@ impl Studio {
         path
     }
 
-    fn plan(&self, set: &[(&str, &str)]) -> limner::Result<Plan> {
+    pub(super) fn plan(&self, set: &[(&str, &str)]) -> limner::Result<Plan> {
         let mut request = GenerateRequest { prompt: Some("red star".into()), ..Default::default() };
         for (field, value) in [("steps", "2"), ("seed", "7"), ("guidance", "2")].iter().chain(set) {
             assert!(request.set_text(field, (*value).into()), "{field}");

@@ -1,8 +1,9 @@
 //! Adapters: the numbers of diffusers and PEFT in every style of names, LyCORIS's formulas, and laws.
 
 mod drawing;
-mod models;
+pub(crate) mod models;
 mod refusals;
+mod room;
 mod words;
 
 use crate::networks::formula::input;

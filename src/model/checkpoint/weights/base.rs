@@ -51,7 +51,24 @@ impl Base {
         }
     }
 
-    /// Another network: `changed` in place of the parameters of these names, everything else shared.
+    /// Bytes that the parameter called `name` takes, and that another in its place does, if there is one.
+    pub(in crate::model) fn bytes(&self, name: &str) -> Option<u64> {
+        let kept = self.tensors.get(name).or_else(|| self.tensors.get(&name_packed(name)))?;
+        Some((kept.tensor.elem_count() * kept.tensor.dtype().size_in_bytes()) as u64)
+    }
+
+    /// What comes in place of the parameter called `name`: the name that layers ask for, and `tensor` in the layout in which
+    /// they do.
+    pub(in crate::model) fn laid_out(&self, name: &str, tensor: Tensor) -> Result<(String, Tensor)> {
+        let packed = name_packed(name);
+        Ok(match self.tensors.get(&packed) {
+            Some(kept) => (packed, pack(&tensor, kept.shape.dims())?),
+            None => (name.to_owned(), tensor),
+        })
+    }
+
+    /// Another network: `changed` in place of the parameters of these names, as [`Base::laid_out`] gives them, everything
+    /// else shared.
     pub(in crate::model) fn build<T>(
         &self,
         changed: HashMap<String, Tensor>,
@@ -70,9 +87,6 @@ struct Changed<'a> {
 
 impl SimpleBackend for Changed<'_> {
     fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        if let Some(changed) = packed_name(name).and_then(|name| self.changed.get(name)) {
-            return pack(changed, shape.dims());
-        }
         let tensor = self.get_unchecked(name, dtype, device)?;
         if packed_name(name).is_none() && tensor.shape() != &shape {
             candle_core::bail!("{name}: expected {shape:?}, found {:?}", tensor.shape());

@@ -47,9 +47,13 @@ fn products() -> Products {
     }
 }
 
+/// Weights as they are stored.
+fn precision() -> Precision {
+    Precision::on(&Device::Cpu, None).with_products(Some(products()))
+}
+
 fn model() -> Model {
-    let precision = Precision::on(&Device::Cpu, Some(DType::F32)).with_products(Some(products()));
-    Model::load(&path("LIMNER_PARITY_MODEL"), &Device::Cpu, precision).unwrap()
+    Model::load(&path("LIMNER_PARITY_MODEL"), &Device::Cpu, precision()).unwrap()
 }
 
 fn case(name: &str) -> HashMap<String, Tensor> {
@@ -169,7 +173,7 @@ fn latents(pipeline: &Pipeline, Drawn { fields, files, .. }: &Drawn) -> Tensor {
 #[test]
 #[ignore = "needs Python: run scripts/parity"]
 fn parity_of_whole_pictures() {
-    let pipeline = Pipeline::load(&path("LIMNER_PARITY_MODEL"), &Device::Cpu).unwrap();
+    let pipeline = Pipeline::load_as(&path("LIMNER_PARITY_MODEL"), &Device::Cpu, precision()).unwrap();
     let drawn = |drawn: &Drawn| close(&drawn.name, &latents(&pipeline, drawn), &case(&drawn.name)["expected"], PICTURE);
     let close: Vec<bool> = list::<Drawn>("pictures.json").iter().map(drawn).collect();
     assert!(!close.is_empty() && close.into_iter().all(|close| close));

@@ -6,11 +6,11 @@ use super::conv2d::{Conv2d, Forward};
 use super::native::with_values;
 use super::norm::{Affine, Norm};
 use super::{
-    Activation, Padding, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native, packed, profile,
-    reference, stored,
+    Activation, Moments, Padding, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native, packed,
+    profile, reference, stored,
 };
 use crate::{Error, Result};
-use candle_core::{DType, Shape, Storage, Tensor};
+use candle_core::{DType, Device, Shape, Storage, Tensor};
 
 /// The parameters of a group normalisation: see [`group_norm`].
 #[derive(Clone, Copy)]
@@ -25,6 +25,8 @@ pub struct Normalisation<'a> {
     pub eps: f64,
     /// What follows.
     pub activation: Activation,
+    /// Those of the whole picture, where the input is a part of one, of a single sample; otherwise those of the input.
+    pub moments: Option<&'a Moments>,
 }
 
 /// The parameters of a convolution: see [`conv2d`].
@@ -55,15 +57,30 @@ pub struct Residual<'a> {
 
 impl Normalisation<'_> {
     fn of(self, x: &Tensor) -> Result<Tensor> {
-        group_norm(x, self.weight, self.bias, self.groups, self.eps, self.activation)
+        let Some(moments) = self.moments else {
+            return group_norm(x, self.weight, self.bias, self.groups, self.eps, self.activation);
+        };
+        let on_host = |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32);
+        let [w, b] = [on_host(self.weight)?, on_host(self.bias)?];
+        let affine = with_values([&w, &b], |[w, b]| self.norm(1).affine_of([moments.clone()].into_iter(), w, b))?;
+        reference::scaled(x, affine.parts(), self.activation)
+    }
+
+    fn norm(self, positions: usize) -> Norm {
+        let Self { groups, eps, activation, .. } = self;
+        Norm { name: "group-norm", positions, groups, eps, activation }
     }
 
     /// What it does to `x`, (B, .., C).
     pub(super) fn affine(self, x: &[f32], shape: &Shape) -> Result<Affine> {
-        let positions = shape.elem_count() / (shape.dims()[0] * self.weight.elem_count()).max(1);
-        let Self { groups, eps, activation, .. } = self;
-        let norm = Norm { name: "group-norm", positions, groups, eps, activation };
-        Ok(with_values([self.weight, self.bias], |[w, b]| norm.affine(x, w, b))?)
+        let norm = self.norm(shape.elem_count() / (shape.dims()[0] * self.weight.elem_count()).max(1));
+        if self.moments.is_some() && shape.dims()[0] != 1 {
+            return Err(fault("moments of one picture, and several that they should be of"));
+        }
+        Ok(with_values([self.weight, self.bias], |[w, b]| match self.moments {
+            Some(moments) => norm.affine_of([moments.clone()].into_iter(), w, b),
+            None => norm.affine(x, w, b),
+        })?)
     }
 }
 

@@ -17,6 +17,7 @@ mod gemm;
 mod linear;
 mod math;
 mod merged;
+mod moments;
 mod native;
 mod norm;
 mod packed;
@@ -26,6 +27,7 @@ mod stored;
 mod threads;
 
 pub use fused::{Convolution, Normalisation, Residual, add_conv2d, enlarged_conv2d, norm_conv2d, residual_block};
+pub use moments::Moments;
 pub(crate) use native::with_values;
 pub use packed::{Isa, Packed, of_f16, of_f32, pack, pack_rows};
 pub use threads::{is_alone, on_this_thread};

@@ -2,6 +2,7 @@
 
 use super::Activation;
 use super::math::{sigmoid, vectorised};
+use super::moments::{CHUNK, Moments};
 use super::native::{gradient, output, values, with_values};
 use super::packed::activation;
 use super::threads;
@@ -17,9 +18,6 @@ pub(super) struct Norm {
     pub(super) eps: f64,
     pub(super) activation: Activation,
 }
-
-/// Numbers whose statistics are taken at a time: 128 KiB.
-const CHUNK: usize = 1 << 15;
 
 /// Mean and 1 / standard deviation of every channel's group.
 struct Statistics {
@@ -37,6 +35,11 @@ pub(super) struct Affine {
 }
 
 impl Affine {
+    /// Scale and shift of all channels, for each sample.
+    pub(super) fn parts(&self) -> [&[f32]; 2] {
+        [&self.scale, &self.shift]
+    }
+
     /// Some positions of a sample, from `x` to `y`.
     pub(super) fn apply(&self, sample: usize, x: &[f32], y: &mut [f32]) {
         let channels = self.channels;
@@ -71,42 +74,26 @@ impl Affine {
 }
 
 impl Norm {
-    /// The rows are read once: of some at a time, few enough to stay in the cache, the mean of each channel and the sum
-    /// of its squared deviations from that. Those of a group are put together in f64 (Chan, Golub and LeVeque 1983), so
-    /// that nothing cancels.
-    fn statistics(&self, x: &[f32], channels: usize) -> Statistics {
+    fn statistics(&self, moments: &Moments, channels: usize) -> Statistics {
         let per_group = channels / self.groups;
-        let rows = (CHUNK / channels.max(1)).max(1);
-        let chunks: Vec<&[f32]> = x.chunks((rows * channels).max(1)).collect();
-        let mut moments = vec![0.0f32; 2 * channels * chunks.len()];
-        threads::for_each(chunks.iter().zip(moments.chunks_exact_mut(2 * channels)).collect(), |(x, moments)| {
-            let (means, squares) = moments.split_at_mut(channels);
-            channel_moments(x, means, squares);
-        });
-        let count = (self.positions * per_group) as f64;
-        let chunk = |i: usize| (chunks[i].len() / channels) as f64;
-        let of_group = |group: usize| {
-            let parts = moments.chunks_exact(2 * channels).enumerate().map(|(i, moments)| {
-                let (means, squares) = moments.split_at(channels);
-                let own = group * per_group..(group + 1) * per_group;
-                (chunk(i), &means[own.clone()], &squares[own])
-            });
-            let sum = |values: &[f32]| values.iter().map(|&v| f64::from(v)).sum::<f64>();
-            let mean = parts.clone().map(|(rows, means, _)| rows * sum(means)).sum::<f64>() / count;
-            let apart = |means: &[f32]| means.iter().map(|&m| (f64::from(m) - mean).powi(2)).sum::<f64>();
-            let squares: f64 = parts.map(|(rows, means, squares)| sum(squares) + rows * apart(means)).sum();
-            (mean, 1.0 / (squares / count + self.eps).sqrt())
-        };
-        let (mean, inverse): (Vec<_>, Vec<_>) = (0..self.groups).map(of_group).unzip();
+        let of_group = |(mean, variance): (f64, f64)| (mean, 1.0 / (variance + self.eps).sqrt());
+        let (mean, inverse): (Vec<_>, Vec<_>) =
+            moments.of_groups(self.groups, channels).into_iter().map(of_group).unzip();
         Statistics { mean: spread(&mean, per_group), inverse: spread(&inverse, per_group) }
     }
 
     /// What it does to each of the samples that `x` has.
     pub(super) fn affine(&self, x: &[f32], w: &[f32], b: &[f32]) -> Affine {
+        let samples = x.chunks_exact((self.positions * w.len()).max(1));
+        self.affine_of(samples.map(|sample| Moments::of(sample, w.len())), w, b)
+    }
+
+    /// What it does to samples of which these are the moments.
+    pub(super) fn affine_of(&self, samples: impl Iterator<Item = Moments>, w: &[f32], b: &[f32]) -> Affine {
         let channels = w.len();
         let (mut scale, mut shift) = (Vec::new(), Vec::new());
-        for sample in x.chunks_exact((self.positions * channels).max(1)) {
-            let Statistics { mean, inverse } = self.statistics(sample, channels);
+        for moments in samples {
+            let Statistics { mean, inverse } = self.statistics(&moments, channels);
             scale.extend(w.iter().zip(&inverse).map(|(w, i)| w * i));
             let scale = &scale[scale.len() - channels..];
             shift.extend(b.iter().zip(&mean).zip(scale).map(|((b, m), s)| b - m * s));
@@ -123,7 +110,7 @@ impl Norm {
     fn backward_sample(&self, [x, w, b, dy]: [&[f32]; 4], dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
         let channels = w.len();
         let per_group = channels / self.groups;
-        let Statistics { mean, inverse } = self.statistics(x, channels);
+        let Statistics { mean, inverse } = self.statistics(&Moments::of(x, channels), channels);
         let silu = self.activation == Activation::Silu;
         let (mut sum_dz, mut sum_dz_xh) = (vec![0.0f32; channels], vec![0.0f32; channels]);
         // Slices of one known length, here and below, so that the compiler drops the bounds checks and can vectorise.
@@ -170,23 +157,6 @@ impl Norm {
             }
         });
     }
-}
-
-/// The mean of each channel over the rows of `x`, and the sum of its squared deviations from that. Both start as zeros.
-fn channel_moments(x: &[f32], means: &mut [f32], squares: &mut [f32]) {
-    let channels = means.len();
-    let inverse = 1.0 / (x.len() / channels.max(1)) as f32;
-    vectorised!(|| {
-        for row in x.chunks_exact(channels) {
-            means.iter_mut().zip(row).for_each(|(s, v)| *s += v);
-        }
-        means.iter_mut().for_each(|m| *m *= inverse);
-        for row in x.chunks_exact(channels) {
-            for ((s, v), m) in squares.iter_mut().zip(row).zip(means.iter()) {
-                *s += (v - m) * (v - m);
-            }
-        }
-    });
 }
 
 /// Sums that run side by side in [`normalise_rows`].

@@ -64,6 +64,24 @@ pub(super) fn group_norm(
     Ok(y.to_dtype(x.dtype())?)
 }
 
+/// Mean of each channel of `x`, (1, .., C), over all positions, and the sum of its squared deviations from that.
+pub(super) fn moments(x: &Tensor) -> Result<[Vec<f32>; 2]> {
+    let rows = wide(x)?.reshape(((), x.dim(D::Minus1)?))?;
+    let means = rows.mean_keepdim(0)?;
+    let squares = rows.broadcast_sub(&means)?.sqr()?.sum(0)?;
+    let numbers = |x: &Tensor| x.flatten_all()?.to_dtype(DType::F32)?.to_vec1();
+    Ok([numbers(&means)?, numbers(&squares)?])
+}
+
+/// `activation(x * scale + shift)`, both of as many numbers as there are channels.
+pub(super) fn scaled(x: &Tensor, [scale, shift]: [&[f32]; 2], activation: Activation) -> Result<Tensor> {
+    let values = wide(x)?;
+    let row = |numbers: &[f32]| Tensor::new(numbers, x.device())?.to_dtype(values.dtype());
+    let y = values.broadcast_mul(&row(scale)?)?.broadcast_add(&row(shift)?)?;
+    let y = if activation == Activation::Silu { y.silu()? } else { y };
+    Ok(y.to_dtype(x.dtype())?)
+}
+
 pub(super) fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor> {
     let values = wide(x)?;
     let centred = values.broadcast_sub(&values.mean_keepdim(D::Minus1)?)?;

@@ -280,6 +280,7 @@ fn block<'a>(p: &'a Parameters, groups: usize, e: Option<&'a Tensor>, shortcut: 
         groups,
         eps: 1e-5,
         activation: Activation::Silu,
+        moments: None,
     };
     let convolution = |i: usize, padding| {
         let (weight, bias) = (&p.weights[i], Some(&p.tensors[i + 1]));
@@ -334,7 +335,7 @@ fn a_normed_convolution_of_any_kind_gives_the_bits_of_single_operations() {
         let (x, p) = (var(&[2, h, w, 24], 1), block_parameters(24, 70));
         let run = |x: &Tensor, p: &Parameters, activation| {
             let (weight, bias) = (&p.tensors[0], &p.tensors[1]);
-            let norm = Normalisation { weight, bias, groups: 4, eps: 1e-5, activation };
+            let norm = Normalisation { weight, bias, groups: 4, eps: 1e-5, activation, moments: None };
             let convolution = Convolution { weight: &p.weights[2], bias: Some(&p.tensors[3]), stride, padding };
             bits(&norm_conv2d(x, norm, convolution).unwrap())
         };
@@ -344,6 +345,37 @@ fn a_normed_convolution_of_any_kind_gives_the_bits_of_single_operations() {
             let joined = run(&x.detach(), &plain, activation);
             assert!(joined == run(&x, &tracked, activation), "{h} x {w} {activation:?}");
         }
+    }
+}
+
+/// The rows in the middle of a picture, which see two more on either side: on all roads, and with parts of the sizes of
+/// which moments are taken bit for bit.
+#[test]
+fn parts_of_a_picture_that_know_its_moments_are_parts_of_what_it_becomes() {
+    let p = Parameters::of(block_parameters(16, 16).iter().map(|v| v.as_tensor().detach()).collect());
+    let packed = Parameters::packed(p.tensors.clone());
+    let x = var(&[1, 96, 64, 16], 5).as_tensor().detach();
+    let mut moments = Moments::default();
+    [0, 32, 64].into_iter().try_for_each(|first| moments.add(&x.narrow(1, first, 32)?)).unwrap();
+    for (p, most) in [(&p, 2e-5), (&packed, 2e-2)] {
+        let norm = Normalisation {
+            weight: &p.tensors[0],
+            bias: &p.tensors[1],
+            groups: 4,
+            eps: 1e-5,
+            activation: Activation::Silu,
+            moments: None,
+        };
+        let known = Normalisation { moments: Some(&moments), ..norm };
+        let convolution = Convolution { weight: &p.weights[2], bias: None, stride: 1, padding: Padding::same(1) };
+        let part = |x: &Tensor, first: usize| x.narrow(1, first, 32).unwrap();
+        let whole = norm_conv2d(&x, norm, convolution).unwrap();
+        let seen = x.narrow(1, 31, 34).unwrap();
+        let found = norm_conv2d(&seen, known, convolution).unwrap();
+        assert_eq!(bits(&part(&found, 1)), bits(&part(&whole, 32)));
+        let elsewhere = by_reference(|| norm_conv2d(&seen, known, convolution)).unwrap();
+        assert!(largest_difference(&part(&elsewhere, 1), &part(&whole, 32)) < most);
+        assert!(norm_conv2d(&Tensor::cat(&[&seen, &seen], 0).unwrap(), known, convolution).is_err());
     }
 }
 
@@ -391,7 +423,7 @@ fn joined_operations_with_packed_weights_are_near_those_with_plain_ones() {
         for activation in [Activation::Silu, Activation::Identity] {
             let run = |p: &Parameters| {
                 let (weight, bias) = (&p.tensors[0], &p.tensors[1]);
-                let norm = Normalisation { weight, bias, groups, eps: 1e-5, activation };
+                let norm = Normalisation { weight, bias, groups, eps: 1e-5, activation, moments: None };
                 let (weight, bias) = (&p.weights[2], Some(&p.tensors[3]));
                 let convolution = Convolution { weight, bias, stride: 2, padding: Padding::same(1) };
                 let y = norm_conv2d(&x, norm, convolution).unwrap();

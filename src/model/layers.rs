@@ -5,8 +5,8 @@
 
 use crate::Result;
 use crate::kernels::{
-    self, Activation, AttentionBlock, Convolution, FeedForward, Normalisation, Packed, Padding, Products, Residual,
-    Weight,
+    self, Activation, AttentionBlock, Convolution, FeedForward, Moments, Normalisation, Packed, Padding, Products,
+    Residual, Weight,
 };
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -137,13 +137,14 @@ impl Conv2d {
     }
 
     /// Of silu(norm(x)), which need not exist whole.
-    pub fn forward_normed(&self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
-        kernels::norm_conv2d(x, norm.parameters(Activation::Silu), self.parameters())
+    pub fn forward_normed<'a>(&'a self, norm: impl Into<Normalisation<'a>>, x: &Tensor) -> Result<Tensor> {
+        kernels::norm_conv2d(x, norm.into(), self.parameters())
     }
 
     /// Of norm(x), in the same way.
     pub fn forward_only_normed(&self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
-        kernels::norm_conv2d(x, norm.parameters(Activation::Identity), self.parameters())
+        let norm = Normalisation { activation: Activation::Identity, ..norm.into() };
+        kernels::norm_conv2d(x, norm, self.parameters())
     }
 
     /// Of x, added to y.
@@ -164,17 +165,17 @@ impl Conv2d {
 /// `shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + e)))`, with a vector per sample for e, (B, C), where there is
 /// one, and `x` itself where there is no shortcut: what all these networks are mostly made of. (B, H, W, inputs) -> (B, H,
 /// W, outputs).
-pub fn residual_block(
+pub fn residual_block<'a, N: Into<Normalisation<'a>>>(
     x: &Tensor,
-    (norm1, conv1): (&GroupNorm, &Conv2d),
-    e: Option<&Tensor>,
-    (norm2, conv2): (&GroupNorm, &Conv2d),
-    shortcut: Option<&Conv2d>,
+    (norm1, conv1): (N, &'a Conv2d),
+    e: Option<&'a Tensor>,
+    (norm2, conv2): (N, &'a Conv2d),
+    shortcut: Option<&'a Conv2d>,
 ) -> Result<Tensor> {
     let block = Residual {
-        first: (norm1.parameters(Activation::Silu), conv1.parameters()),
+        first: (norm1.into(), conv1.parameters()),
         per_sample: e,
-        second: (norm2.parameters(Activation::Silu), conv2.parameters()),
+        second: (norm2.into(), conv2.parameters()),
         shortcut: shortcut.map(Conv2d::parameters),
     };
     kernels::residual_block(x, block)
@@ -189,6 +190,13 @@ pub struct GroupNorm {
     eps: f64,
 }
 
+impl<'a> From<&'a GroupNorm> for Normalisation<'a> {
+    fn from(norm: &'a GroupNorm) -> Self {
+        let GroupNorm { weight, bias, groups, eps } = norm;
+        Self { weight, bias, groups: *groups, eps: *eps, activation: Activation::Silu, moments: None }
+    }
+}
+
 impl GroupNorm {
     /// `groups` must divide `channels`.
     pub fn new(groups: usize, channels: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
@@ -196,8 +204,19 @@ impl GroupNorm {
         Ok(Self { weight, bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?, groups, eps })
     }
 
-    fn parameters(&self, activation: Activation) -> Normalisation<'_> {
-        Normalisation { weight: &self.weight, bias: &self.bias, groups: self.groups, eps: self.eps, activation }
+    /// Whether its parameters are variables, which want gradients.
+    pub fn is_trained(&self) -> bool {
+        self.weight.track_op()
+    }
+
+    /// How many channels there are.
+    pub fn channels(&self) -> usize {
+        self.weight.elem_count()
+    }
+
+    /// The same for a part of a picture, of which the whole has these moments.
+    pub fn knowing<'a>(&'a self, moments: &'a Moments) -> Normalisation<'a> {
+        Normalisation { moments: Some(moments), ..self.into() }
     }
 
     /// The type of its parameters, which is that of the activations around it.

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bad_input;
+mod bands;
 mod batch;
 mod browser;
 mod bundled;

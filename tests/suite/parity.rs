@@ -40,7 +40,7 @@ fn path(variable: &str) -> PathBuf {
 }
 
 /// In what products are computed: f32, or what `LIMNER_PARITY_PRODUCTS` says.
-fn products() -> Products {
+pub(crate) fn products() -> Products {
     match std::env::var("LIMNER_PARITY_PRODUCTS").as_deref() {
         Ok("bf16") => Products::Brain,
         _ => Products::Full,

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 const GOLDEN: &str = include_str!("../fixtures/vae/golden.json");
 
 #[derive(Deserialize)]
-struct Case {
-    config: Value,
+pub(crate) struct Case {
+    pub(crate) config: Value,
     height: usize,
     width: usize,
     mean: Vec<f32>,
@@ -19,12 +19,12 @@ struct Case {
     picture: Vec<f32>,
 }
 
-fn golden() -> Vec<Case> {
+pub(crate) fn golden() -> Vec<Case> {
     serde_json::from_str(GOLDEN).unwrap()
 }
 
 /// The twin of `formula` in tests/fixtures/vae/make.py: values that follow from a tensor's name, exact in every language.
-fn formula(name: &str, shape: &[usize]) -> Tensor {
+pub(crate) fn formula(name: &str, shape: &[usize]) -> Tensor {
     let seed = name.bytes().fold(0u32, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
     let uniform = |index: u32| {
         let mut x = index.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503));
@@ -45,7 +45,7 @@ fn formula(name: &str, shape: &[usize]) -> Tensor {
 }
 
 /// The network of `config` and its variables, which hold the formula's values.
-fn network(config: &Value) -> (AutoencoderKl, VarMap) {
+pub(crate) fn network(config: &Value) -> (AutoencoderKl, VarMap) {
     let config: VaeConfig = serde_json::from_value(config.clone()).unwrap();
     config.check().unwrap();
     let variables = VarMap::new();

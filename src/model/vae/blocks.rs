@@ -1,5 +1,7 @@
 //! The blocks of encoder and decoder. All take and give (B, H, W, C).
 
+mod bands;
+
 use super::config::VaeConfig;
 use crate::Result;
 use crate::kernels::{self, Padding};

@@ -90,6 +90,23 @@ impl VaeConfig {
         1 << (self.levels() - 1)
     }
 
+    /// The most numbers that exist at a time while a latent of this size is decoded whole.
+    pub(super) fn decoding(&self, height: usize, width: usize) -> usize {
+        let pixels = height * width * self.factor() * self.factor();
+        self.at_most(pixels, |level| self.channels((level + 1).min(self.levels() - 1)))
+    }
+
+    /// The same while a picture of this size is encoded.
+    pub(super) fn encoding(&self, height: usize, width: usize) -> usize {
+        self.at_most(height * width, |level| self.channels(level.saturating_sub(1)))
+    }
+
+    /// Of all levels, the most that goes into a residual block, comes out of it and is between.
+    fn at_most(&self, pixels: usize, inputs: impl Fn(usize) -> usize) -> usize {
+        let of_level = |level: usize| (pixels >> (2 * level)) * (inputs(level) + 2 * self.channels(level));
+        (0..self.levels()).map(of_level).max().unwrap_or(0)
+    }
+
     pub(super) fn levels(&self) -> usize {
         self.block_out_channels.len()
     }

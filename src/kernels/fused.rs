@@ -5,6 +5,7 @@ use super::activation::add_to_samples;
 use super::conv2d::{Conv2d, Forward};
 use super::native::with_values;
 use super::norm::{Affine, Norm};
+use super::packed::round::Number;
 use super::{
     Activation, Moments, Padding, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native, packed,
     profile, reference, stored,
@@ -72,7 +73,7 @@ impl Normalisation<'_> {
     }
 
     /// What it does to `x`, (B, .., C).
-    pub(super) fn affine(self, x: &[f32], shape: &Shape) -> Result<Affine> {
+    pub(super) fn affine<T: Number>(self, x: &[T], shape: &Shape) -> Result<Affine> {
         let norm = self.norm(shape.elem_count() / (shape.dims()[0] * self.weight.elem_count()).max(1));
         if self.moments.is_some() && shape.dims()[0] != 1 {
             return Err(fault("moments of one picture, and several that they should be of"));
@@ -146,7 +147,7 @@ pub fn norm_conv2d(x: &Tensor, norm: Normalisation<'_>, convolution: Convolution
     let x = x.contiguous()?;
     if let Weight::Packed(packed) = convolution.weight {
         let affine = with_values([&x], |[values]| norm.affine(values, x.shape()))??;
-        return packed::fused::conv2d(&x, (convolution, packed), None, Some(&affine));
+        return packed::fused::conv2d::<f32>(&x, (convolution, packed), None, Some(&affine));
     }
     let (y, shape) = normed(&x, norm, convolution)?;
     Ok(Tensor::from_vec(y, shape, x.device())?)
@@ -164,7 +165,7 @@ pub fn enlarged_conv2d(x: &Tensor, (height, width): (usize, usize), convolution:
         return convolution.of(&reference::enlarge(x, height, width)?);
     }
     if let Weight::Packed(packed) = convolution.weight {
-        return packed::fused::conv2d(x, (convolution, packed), Some((height, width)), None);
+        return packed::fused::conv2d::<f32>(x, (convolution, packed), Some((height, width)), None);
     }
     let x = x.contiguous()?;
     let (y, shape) = convolution.forward(x.shape(), Some((height, width)), |forward| {
@@ -173,6 +174,21 @@ pub fn enlarged_conv2d(x: &Tensor, (height, width): (usize, usize), convolution:
         Ok((y, forward.shape()))
     })?;
     Ok(Tensor::from_vec(y, shape, x.device())?)
+}
+
+/// [`enlarged_conv2d`] for a [`residual_block`] that follows, which takes bf16 as well: so it comes where weights are packed, in
+/// half of the memory.
+pub fn enlarged_conv2d_for_block(x: &Tensor, size: (usize, usize), convolution: Convolution<'_>) -> Result<Tensor> {
+    match convolution.weight {
+        Weight::Packed(packed) if joins(x, &[], &[convolution]) => {
+            let _span = profile::kernel(|| {
+                let grown = (size.0 * size.1) as f64 / x.dims().iter().skip(1).take(2).product::<usize>().max(1) as f64;
+                (format!("enlarged convolution {}", convolution.told(x)), grown * convolution.flops(x))
+            });
+            packed::fused::conv2d::<u16>(x, (convolution, packed), Some(size), None)
+        }
+        _ => enlarged_conv2d(x, size, convolution),
+    }
 }
 
 /// `y + conv2d(x)`. Shapes: `x` (B, H, W, I), `y` (B, H', W', O); returns that of `y`.
@@ -187,7 +203,7 @@ pub fn add_conv2d(y: &Tensor, x: &Tensor, convolution: Convolution<'_>) -> Resul
     }
 }
 
-/// `shortcut(x) + second(per_sample + first(x))`. Shapes: `x` (B, H, W, I); returns (B, H, W, O).
+/// `shortcut(x) + second(per_sample + first(x))`. Shapes: `x` (B, H, W, I), also in bf16; returns (B, H, W, O).
 pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
     let Residual { first, per_sample, second, shortcut } = block;
     let convolutions: Vec<_> = [first.1, second.1].into_iter().chain(shortcut).collect();
@@ -195,6 +211,14 @@ pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
         let flops = convolutions.iter().map(|convolution| convolution.flops(x)).sum();
         (format!("residual block {}", first.1.told(x)), flops)
     });
+    let packed = match (first.1.weight, second.1.weight, shortcut.map(|shortcut| shortcut.weight)) {
+        (Weight::Packed(a), Weight::Packed(b), None) => Some((a, b, None)),
+        (Weight::Packed(a), Weight::Packed(b), Some(Weight::Packed(c))) => Some((a, b, Some(c))),
+        _ => None,
+    };
+    if let (DType::BF16, Some(packed)) = (x.dtype(), packed) {
+        return packed::fused::residual_block::<u16>(x, block, packed);
+    }
     if !joins(x, &[first.0, second.0], &convolutions) || per_sample.is_some_and(Tensor::track_op) {
         let mut h = first.1.of(&first.0.of(x)?)?;
         if let Some(e) = per_sample {
@@ -206,12 +230,8 @@ pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
             None => (x + h)?,
         });
     }
-    match (first.1.weight, second.1.weight, shortcut.map(|shortcut| shortcut.weight)) {
-        (Weight::Packed(a), Weight::Packed(b), None) => return packed::fused::residual_block(x, block, (a, b, None)),
-        (Weight::Packed(a), Weight::Packed(b), Some(Weight::Packed(c))) => {
-            return packed::fused::residual_block(x, block, (a, b, Some(c)));
-        }
-        _ => {}
+    if let Some(packed) = packed {
+        return packed::fused::residual_block::<f32>(x, block, packed);
     }
     let x = x.contiguous()?;
     let (mut h, shape) = normed(&x, first.0, first.1)?;

@@ -26,7 +26,10 @@ mod reference;
 mod stored;
 mod threads;
 
-pub use fused::{Convolution, Normalisation, Residual, add_conv2d, enlarged_conv2d, norm_conv2d, residual_block};
+pub use fused::{
+    Convolution, Normalisation, Residual, add_conv2d, enlarged_conv2d, enlarged_conv2d_for_block, norm_conv2d,
+    residual_block,
+};
 pub use moments::Moments;
 pub(crate) use native::with_values;
 pub use packed::{Isa, Packed, of_f16, of_f32, pack, pack_rows};
@@ -260,7 +263,7 @@ pub fn conv2d(x: &Tensor, w: &Weight, b: Option<&Tensor>, stride: usize, padding
     let w = match w {
         Weight::Plain(w) => w,
         Weight::Packed(packed) if is_native(x) && !x.track_op() => {
-            return packed::fused::conv2d(x, (convolution, packed), None, None);
+            return packed::fused::conv2d::<f32>(x, (convolution, packed), None, None);
         }
         Weight::Packed(packed) => &packed.unpack()?.reshape(packed.shape())?,
     };

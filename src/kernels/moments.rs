@@ -2,6 +2,7 @@
 
 use super::math::vectorised;
 use super::native::with_values;
+use super::packed::round::Number;
 use super::{is_native, reference, threads};
 use crate::Result;
 use candle_core::Tensor;
@@ -20,9 +21,9 @@ pub struct Moments {
 
 impl Moments {
     /// Those of `x`, rows of `channels` values. They are read once: of some at a time, few enough to stay in the cache.
-    pub(super) fn of(x: &[f32], channels: usize) -> Self {
+    pub(super) fn of<T: Number>(x: &[T], channels: usize) -> Self {
         let rows = (CHUNK / channels.max(1)).max(1);
-        let chunks: Vec<&[f32]> = x.chunks((rows * channels).max(1)).collect();
+        let chunks: Vec<&[T]> = x.chunks((rows * channels).max(1)).collect();
         let mut values = vec![0.0f32; 2 * channels * chunks.len()];
         threads::for_each(chunks.iter().zip(values.chunks_exact_mut(2 * channels)).collect(), |(x, moments)| {
             let (means, squares) = moments.split_at_mut(channels);
@@ -74,17 +75,17 @@ impl Moments {
 }
 
 /// The mean of each channel over the rows of `x`, and the sum of its squared deviations from that. Both start as zeros.
-fn channel_moments(x: &[f32], means: &mut [f32], squares: &mut [f32]) {
+fn channel_moments<T: Number>(x: &[T], means: &mut [f32], squares: &mut [f32]) {
     let channels = means.len();
     let inverse = 1.0 / (x.len() / channels.max(1)) as f32;
     vectorised!(|| {
         for row in x.chunks_exact(channels) {
-            means.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+            means.iter_mut().zip(row).for_each(|(s, v)| *s += v.wide());
         }
         means.iter_mut().for_each(|m| *m *= inverse);
         for row in x.chunks_exact(channels) {
             for ((s, v), m) in squares.iter_mut().zip(row).zip(means.iter()) {
-                *s += (v - m) * (v - m);
+                *s += (v.wide() - m) * (v.wide() - m);
             }
         }
     });

@@ -5,6 +5,7 @@ use super::math::{sigmoid, vectorised};
 use super::moments::{CHUNK, Moments};
 use super::native::{gradient, output, values, with_values};
 use super::packed::activation;
+use super::packed::round::Number;
 use super::threads;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
@@ -62,7 +63,7 @@ impl Affine {
 impl Affine {
     /// The same for one row of positions, as the bits of bf16.
     #[inline(always)]
-    pub(super) fn apply_rounded(&self, sample: usize, x: &[f32], y: &mut [u16]) {
+    pub(super) fn apply_rounded<T: Number>(&self, sample: usize, x: &[T], y: &mut [u16]) {
         let channels = self.channels;
         let of_sample = sample * channels..(sample + 1) * channels;
         let (scale, shift) = (&self.scale[of_sample.clone()], &self.shift[of_sample]);
@@ -83,7 +84,7 @@ impl Norm {
     }
 
     /// What it does to each of the samples that `x` has.
-    pub(super) fn affine(&self, x: &[f32], w: &[f32], b: &[f32]) -> Affine {
+    pub(super) fn affine<T: Number>(&self, x: &[T], w: &[f32], b: &[f32]) -> Affine {
         let samples = x.chunks_exact((self.positions * w.len()).max(1));
         self.affine_of(samples.map(|sample| Moments::of(sample, w.len())), w, b)
     }

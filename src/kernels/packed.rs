@@ -24,9 +24,10 @@ pub use isa::Isa;
 use super::fused::fault;
 use super::math::vectorised;
 use crate::Result;
-use candle_core::{DType, Device, Shape, Storage, Tensor, bail};
+use candle_core::{DType, Device, Shape, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
+use round::Number;
 use tile::{DEPTH, PAIR, STEP, WIDTH};
 
 /// The weights of a layer: outputs, taps of its kernel (one for a linear layer), inputs.
@@ -99,16 +100,8 @@ impl Packed {
 
     /// Calls `f` with the bits of all panels.
     fn with_panels<R>(&self, f: impl FnOnce(&[u16]) -> R) -> candle_core::Result<R> {
-        let (storage, layout) = self.panels.storage_and_layout();
-        let Storage::Cpu(cpu) = &*storage else { bail!("packed weights are not on the CPU") };
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("packed weights are not contiguous") };
-        Ok(f(bits(&cpu.as_slice::<bf16>()?[start..end])))
+        u16::with(&self.panels, f)
     }
-}
-
-fn bits(values: &[bf16]) -> &[u16] {
-    use half::slice::HalfFloatSliceExt;
-    values.reinterpret_cast()
 }
 
 /// Outputs, kernel and inputs of (O, I) or (O, kh, kw, I).

@@ -435,6 +435,32 @@ fn joined_operations_with_packed_weights_are_near_those_with_plain_ones() {
     }
 }
 
+/// Between an enlarged convolution and the residual block after it lies bf16: with shortcut and without.
+#[test]
+fn a_residual_block_takes_bf16_and_is_near_one_that_takes_f32() {
+    for (inputs, outputs) in [(32, 32), (64, 32)] {
+        let x = var(&[2, 9, 7, inputs], 1).detach();
+        let all: Vec<_> = block_parameters(inputs, outputs).iter().map(|v| v.detach()).collect();
+        let enlarging = Weight::Packed(
+            Packed::new(pack(&var(&[inputs, 3, 3, inputs], 5)).unwrap(), &[inputs, 3, 3, inputs]).unwrap(),
+        );
+        let convolution = Convolution { weight: &enlarging, bias: None, stride: 1, padding: Padding::same(1) };
+        let p = Parameters::packed(all);
+        let run = |x: &Tensor| residual_block(x, block(&p, 4, None, inputs != outputs)).unwrap();
+        let rounded = enlarged_conv2d_for_block(&x, (18, 14), convolution).unwrap();
+        let whole = enlarged_conv2d(&x, (18, 14), convolution).unwrap();
+        assert_eq!((rounded.dtype(), whole.dtype()), (DType::BF16, DType::F32));
+        assert!(
+            bits(&rounded.to_dtype(DType::F32).unwrap())
+                == bits(&whole.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap())
+        );
+        let off = largest_difference(&run(&rounded), &run(&whole));
+        assert!(off > 0.0 && off < 1e-2, "{inputs} to {outputs}: {off}");
+        let same = largest_difference(&run(&rounded), &run(&rounded.to_dtype(DType::F32).unwrap()));
+        assert!(same == 0.0, "{inputs} to {outputs}: {same}");
+    }
+}
+
 /// Where a gradient is wanted, and where our own kernels do not serve, packed weights are what they were packed from.
 #[test]
 fn packed_weights_are_unpacked_where_their_kernels_do_not_serve() {

@@ -157,6 +157,11 @@ impl Conv2d {
         kernels::enlarged_conv2d(x, (height, width), self.parameters())
     }
 
+    /// The same for a [`residual_block`] that follows, which takes less memory where weights are packed.
+    pub fn forward_enlarged_for_block(&self, x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
+        kernels::enlarged_conv2d_for_block(x, size, self.parameters())
+    }
+
     fn parameters(&self) -> Convolution<'_> {
         Convolution { weight: &self.weight, bias: self.bias.as_ref(), stride: self.stride, padding: self.padding }
     }

@@ -2,27 +2,27 @@
 //! that is here, which rounds by itself and has an approximate reciprocal; else in loops that the compiler vectorises.
 
 use super::avx512;
-use super::round::bits;
+use super::round::{Number, bits};
 use super::tile::{Block, WIDTH};
 use crate::kernels::math::{gelu_for_bf16, silu_for_bf16, vectorised};
 
 /// `x` as bf16.
-pub(in crate::kernels) fn round(x: &[f32], y: &mut [u16]) {
+pub(in crate::kernels) fn round<T: Number>(x: &[T], y: &mut [u16]) {
     let done = wide::round(x, y);
     if done < x.len() {
-        vectorised!(|| y[done..].iter_mut().zip(&x[done..]).for_each(|(y, v)| *y = bits(*v)));
+        vectorised!(|| y[done..].iter_mut().zip(&x[done..]).for_each(|(y, v)| *y = bits(v.wide())));
     }
 }
 
 /// `x * scale + shift`, or the SiLU of that, as bf16; all of the same length.
-pub(in crate::kernels) fn scale(x: &[f32], scale: &[f32], shift: &[f32], silu: bool, y: &mut [u16]) {
+pub(in crate::kernels) fn scale<T: Number>(x: &[T], scale: &[f32], shift: &[f32], silu: bool, y: &mut [u16]) {
     let done = wide::scale(x, scale, shift, silu, y);
     if done < x.len() {
         vectorised!(|| {
             let terms = y[done..].iter_mut().zip(&x[done..]).zip(&scale[done..]).zip(&shift[done..]);
             match silu {
-                true => terms.for_each(|(((y, v), s), t)| *y = bits(silu_for_bf16(v * s + t))),
-                false => terms.for_each(|(((y, v), s), t)| *y = bits(v * s + t)),
+                true => terms.for_each(|(((y, v), s), t)| *y = bits(silu_for_bf16(v.wide() * s + t))),
+                false => terms.for_each(|(((y, v), s), t)| *y = bits(v.wide() * s + t)),
             }
         });
     }
@@ -46,14 +46,14 @@ pub(super) fn gate(block: &Block, count: usize, biases: [&[f32; WIDTH]; 2], (y, 
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use super::{Block, WIDTH, avx512};
+    use super::{Block, Number, WIDTH, avx512};
     use crate::kernels::math::{EXP2_FROM_0, UPPER};
     use std::arch::x86_64::*;
     use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
     use std::mem::transmute;
 
     /// As many as there are in whole vectors; returns how many that are.
-    pub(super) fn round(x: &[f32], y: &mut [u16]) -> usize {
+    pub(super) fn round<T: Number>(x: &[T], y: &mut [u16]) -> usize {
         match avx512::is_here() {
             // SAFETY: the processor has the instructions.
             #[allow(unsafe_code)]
@@ -62,7 +62,7 @@ mod wide {
         }
     }
 
-    pub(super) fn scale(x: &[f32], scale: &[f32], shift: &[f32], silu: bool, y: &mut [u16]) -> usize {
+    pub(super) fn scale<T: Number>(x: &[T], scale: &[f32], shift: &[f32], silu: bool, y: &mut [u16]) -> usize {
         assert!(scale.len() >= x.len() && shift.len() >= x.len());
         if !avx512::is_here() {
             return 0;
@@ -88,7 +88,7 @@ mod wide {
     /// The processor has AVX-512 BF16; there is a scale and a shift for each number.
     #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512dq,avx512vl")]
     #[allow(unsafe_code)]
-    unsafe fn scale_here(x: &[f32], scale: &[f32], shift: &[f32], silu: bool, y: &mut [u16]) -> usize {
+    unsafe fn scale_here<T: Number>(x: &[T], scale: &[f32], shift: &[f32], silu: bool, y: &mut [u16]) -> usize {
         // SAFETY: as for this function.
         let affine = |v, i| unsafe {
             _mm512_fmadd_ps(v, _mm512_loadu_ps(scale.as_ptr().add(i)), _mm512_loadu_ps(shift.as_ptr().add(i)))
@@ -109,11 +109,11 @@ mod wide {
     /// The processor has AVX-512 BF16.
     #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512dq,avx512vl")]
     #[allow(unsafe_code)]
-    unsafe fn map(x: &[f32], y: &mut [u16], f: impl Fn(__m512, usize) -> __m512) -> usize {
+    unsafe fn map<T: Number>(x: &[T], y: &mut [u16], f: impl Fn(__m512, usize) -> __m512) -> usize {
         let whole = x.len().min(y.len()) / WIDTH * WIDTH;
         for i in (0..whole).step_by(WIDTH) {
             // SAFETY: sixteen numbers from `i` on are in both.
-            unsafe { store(f(_mm512_loadu_ps(x.as_ptr().add(i)), i), y.as_mut_ptr().add(i)) };
+            unsafe { store(f(load(x.as_ptr().add(i)), i), y.as_mut_ptr().add(i)) };
         }
         whole
     }
@@ -132,6 +132,24 @@ mod wide {
                     _mm512_add_ps(sums, _mm512_loadu_ps(biases[half].as_ptr()))
                 });
                 store(_mm512_mul_ps(value, gelu(gate)), y.as_mut_ptr().add(i * stride));
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The processor has AVX-512; there are sixteen numbers.
+    #[target_feature(enable = "avx512f")]
+    #[allow(unsafe_code)]
+    unsafe fn load<T: Number>(place: *const T) -> __m512 {
+        // SAFETY: as for this function; a number is f32 or the bits of bf16, its upper half.
+        unsafe {
+            match T::ROUNDED {
+                true => {
+                    let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(place.cast()));
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+                }
+                false => _mm512_loadu_ps(place.cast()),
             }
         }
     }
@@ -186,13 +204,13 @@ mod wide {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod wide {
-    use super::{Block, WIDTH};
+    use super::{Block, Number, WIDTH};
 
-    pub(super) fn round(_: &[f32], _: &mut [u16]) -> usize {
+    pub(super) fn round<T: Number>(_: &[T], _: &mut [u16]) -> usize {
         0
     }
 
-    pub(super) fn scale(_: &[f32], _: &[f32], _: &[f32], _: bool, _: &mut [u16]) -> usize {
+    pub(super) fn scale<T: Number>(_: &[T], _: &[f32], _: &[f32], _: bool, _: &mut [u16]) -> usize {
         0
     }
 

@@ -7,6 +7,7 @@
 
 use super::isa::Isa;
 use super::product::{Target, with_lines};
+use super::round::Number;
 use super::tile::{Block, PAIR, Ready, Rows, STEP, WIDTH};
 use super::{avx512, interleave, round, steps};
 use crate::kernels::math::{exp2, vectorised};
@@ -91,25 +92,10 @@ pub(in crate::kernels) fn attention(isa: Isa, s: Sizes, [q, k, v]: [&[f32]; 3]) 
     y
 }
 
-/// A number of queries, keys or values.
-pub(super) trait Number: Copy + Sync {
-    /// As bf16, times `scale` where that has not been done.
-    fn scaled(self, scale: f32) -> u16;
-}
-
-impl Number for f32 {
-    #[inline(always)]
-    fn scaled(self, scale: f32) -> u16 {
-        round::bits(self * scale)
-    }
-}
-
-/// Bits of bf16. Queries have been scaled.
-impl Number for u16 {
-    #[inline(always)]
-    fn scaled(self, _: f32) -> u16 {
-        self
-    }
+/// A number as bf16, times `scale` where that has not been done: what is bf16 has been scaled.
+#[inline(always)]
+fn scaled<T: Number>(v: T, scale: f32) -> u16 {
+    if T::ROUNDED { u16::of(v.wide()) } else { u16::of(v.wide() * scale) }
 }
 
 /// Tells `put` for each query and head where its result goes, a row and a column, and the result.
@@ -161,7 +147,7 @@ fn pack_keys<T: Number>(s: Sizes, k: &[T], first: usize, panels: &mut [u16]) -> 
             for (column, row) in rows.chunks_exact_mut(depth).enumerate() {
                 if column < count {
                     let values = &k[(i * WIDTH + column) * s.channels + first..][..s.head];
-                    row.iter_mut().zip(values).for_each(|(to, v)| *to = v.scaled(1.0));
+                    row.iter_mut().zip(values).for_each(|(to, v)| *to = scaled(*v, 1.0));
                 } else {
                     row.fill(0);
                 }
@@ -196,8 +182,8 @@ fn pack_values<T: Number>(s: Sizes, v: &[T], first: usize, panels: &mut [u16]) {
                     let values = &v[key * s.channels + (first + i * WIDTH).min(s.channels)..][..columns];
                     match values.first_chunk::<WIDTH>() {
                         // A number of columns that the compiler knows, but for the last ones.
-                        Some(values) => *row = values.map(|v| v.scaled(1.0)),
-                        None => row.iter_mut().zip(values).for_each(|(to, v)| *to = v.scaled(1.0)),
+                        Some(values) => *row = values.map(|v| scaled(v, 1.0)),
+                        None => row.iter_mut().zip(values).for_each(|(to, v)| *to = scaled(*v, 1.0)),
                     }
                 }
                 for ((place, a), b) in place.chunks_exact_mut(2).zip(both[0]).zip(both[1]) {
@@ -357,7 +343,7 @@ fn round_queries<T: Number>(s: Sizes, q: &[T], (count, scale): (usize, f32), que
             row.fill(0);
             if i < count {
                 let q = &q[i * s.channels..][..s.head];
-                row.iter_mut().zip(q).for_each(|(to, v)| *to = v.scaled(scale));
+                row.iter_mut().zip(q).for_each(|(to, v)| *to = scaled(*v, scale));
             }
         }
     });

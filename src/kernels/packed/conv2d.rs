@@ -7,6 +7,7 @@
 use super::isa::Isa;
 use super::linear::{Added, give_rows, strips};
 use super::product::{Form, Panels, Strip, Target, multiply};
+use super::round::Number;
 use super::tile::{DEPTH, PAIR};
 use super::{Packed, activation, steps};
 use crate::kernels::conv2d::{Sizes, nearest};
@@ -34,13 +35,13 @@ pub(in crate::kernels) struct Convolution<'a> {
 
 impl Convolution<'_> {
     /// Of `x`, (B, H, W, I), (B, H', W', O); added to `onto`, in its place, where that is given.
-    pub(in crate::kernels) fn run(
+    pub(in crate::kernels) fn run<X: Number, Y: Number>(
         &self,
         isa: Isa,
-        x: &[f32],
+        x: &[X],
         added: Added<'_>,
-        onto: Option<Vec<f32>>,
-    ) -> Result<Vec<f32>> {
+        onto: Option<Vec<Y>>,
+    ) -> Result<Vec<Y>> {
         let added = Added { onto: onto.is_some(), ..added };
         let s = self.sizes;
         let pointwise = s.kernel_height * s.kernel_width == 1 && s.padding == crate::kernels::Padding::same(0);
@@ -56,7 +57,13 @@ impl Convolution<'_> {
         self.sizes.inputs.next_multiple_of(DEPTH)
     }
 
-    fn shifted(&self, isa: Isa, x: &[f32], added: Added<'_>, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+    fn shifted<X: Number, Y: Number>(
+        &self,
+        isa: Isa,
+        x: &[X],
+        added: Added<'_>,
+        onto: Option<Vec<Y>>,
+    ) -> Result<Vec<Y>> {
         let (s, depth) = (self.sizes, self.depth());
         let pitch = s.width + s.padding.left.max(s.padding.right);
         let tap = |i: usize| (i / s.kernel_width * pitch + i % s.kernel_width) * depth;
@@ -90,10 +97,10 @@ impl Convolution<'_> {
     }
 
     /// What `write` writes, which is all of it, or adds to `onto`.
-    fn give(&self, onto: Option<Vec<f32>>, write: impl FnOnce(&Target<'_, f32>, &Panels<'_>)) -> Result<Vec<f32>> {
+    fn give<Y: Number>(&self, onto: Option<Vec<Y>>, write: impl FnOnce(&Target<'_, Y>, &Panels<'_>)) -> Result<Vec<Y>> {
         let (rows, columns) = (self.sizes.positions, self.sizes.outputs);
         let write =
-            |target: &Target<'_, f32>| self.weights.with_panels(|bits| write(target, &Panels::in_order(bits, columns)));
+            |target: &Target<'_, Y>| self.weights.with_panels(|bits| write(target, &Panels::in_order(bits, columns)));
         if let Some(mut y) = onto {
             assert_eq!(y.len(), rows * columns, "what is added to has another shape");
             write(&Target::of(&mut y, columns))?;
@@ -107,7 +114,7 @@ impl Convolution<'_> {
     }
 
     /// The rows of the input that a strip sees, with zeros around them.
-    fn fill(&self, x: &[f32], strip: Strip, pitch: usize, values: &mut [u16]) {
+    fn fill<X: Number>(&self, x: &[X], strip: Strip, pitch: usize, values: &mut [u16]) {
         let (s, depth) = (self.sizes, self.depth());
         let (sample, first) = (strip.first / s.out_height, strip.first % s.out_height);
         let left = s.padding.left * depth;
@@ -140,7 +147,7 @@ impl Convolution<'_> {
     }
 
     #[inline(always)]
-    fn positions(&self, sample: usize, x: &[f32], out: &mut [u16]) {
+    fn positions<X: Number>(&self, sample: usize, x: &[X], out: &mut [u16]) {
         match self.affine {
             Some(affine) => affine.apply_rounded(sample, x, out),
             None => activation::round(x, out),
@@ -148,7 +155,13 @@ impl Convolution<'_> {
     }
 
     /// With the parts of a position side by side.
-    fn unfolded(&self, isa: Isa, x: &[f32], added: Added<'_>, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+    fn unfolded<X: Number, Y: Number>(
+        &self,
+        isa: Isa,
+        x: &[X],
+        added: Added<'_>,
+        onto: Option<Vec<Y>>,
+    ) -> Result<Vec<Y>> {
         let (s, depth) = (self.sizes, self.depth());
         let taps = s.kernel_height * s.kernel_width;
         let row = taps * depth;

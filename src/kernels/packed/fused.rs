@@ -4,6 +4,7 @@ use super::Packed;
 use super::conv2d::Convolution as Ready;
 use super::isa::Isa;
 use super::linear::Added;
+use super::round::Number;
 use crate::Result;
 use crate::kernels::conv2d::Sizes;
 use crate::kernels::fused::{Convolution, Residual};
@@ -11,8 +12,8 @@ use crate::kernels::native::{with_some, with_values};
 use crate::kernels::norm::Affine;
 use candle_core::{Shape, Tensor};
 
-/// `convolution` of `x` (B, H, W, I), which is enlarged to `enlarged` or goes through `affine` first.
-pub(in crate::kernels) fn conv2d(
+/// `convolution` of `x` (B, H, W, I), which is enlarged to `enlarged` or goes through `affine` first, as numbers of type `Y`.
+pub(in crate::kernels) fn conv2d<Y: Number>(
     x: &Tensor,
     (convolution, weights): (Convolution<'_>, &Packed),
     enlarged: Option<(usize, usize)>,
@@ -20,8 +21,8 @@ pub(in crate::kernels) fn conv2d(
 ) -> Result<Tensor> {
     let sizes = sizes(x.shape(), (convolution, weights), enlarged)?;
     let x = x.contiguous()?;
-    let y = with_values([&x], |[x]| run((convolution, weights), sizes, affine, x, Added::default(), None))??;
-    Ok(Tensor::from_vec(y, result(&sizes), x.device())?)
+    let y: Vec<Y> = with_values([&x], |[x]| run((convolution, weights), sizes, affine, x, Added::default(), None))??;
+    Ok(Y::tensor(y, result(&sizes))?)
 }
 
 /// `y + convolution(x)`, (B, H', W', O), for `x` (B, H, W, I).
@@ -33,7 +34,7 @@ pub(in crate::kernels) fn add_conv2d(
     let sizes = sizes(x.shape(), (convolution, weights), None)?;
     check(&result(&sizes), y.shape())?;
     let (x, y) = (x.contiguous()?, y.contiguous()?);
-    let sum = with_values([&x, &y], |[x, y]| {
+    let sum: Vec<f32> = with_values([&x, &y], |[x, y]| {
         run((convolution, weights), sizes, None, x, Added { rows: Some(y), ..Added::default() }, None)
     })??;
     Ok(Tensor::from_vec(sum, y.shape().clone(), x.device())?)
@@ -51,20 +52,21 @@ fn result(sizes: &Sizes) -> Shape {
     Shape::from((sizes.batch, sizes.out_height, sizes.out_width, sizes.outputs))
 }
 
-fn run(
+fn run<X: Number, Y: Number>(
     (convolution, weights): (Convolution<'_>, &Packed),
     sizes: Sizes,
     affine: Option<&Affine>,
-    x: &[f32],
+    x: &[X],
     added: Added<'_>,
-    onto: Option<Vec<f32>>,
-) -> candle_core::Result<Vec<f32>> {
+    onto: Option<Vec<Y>>,
+) -> candle_core::Result<Vec<Y>> {
     let ready = Ready { sizes, weights, affine };
     with_some(convolution.bias, |bias| ready.run(Isa::best(), x, Added { bias, ..added }, onto))?
 }
 
-/// See `kernels::residual_block`. `packed`: the weights of the first, the second and the shortcut's convolution.
-pub(in crate::kernels) fn residual_block(
+/// See `kernels::residual_block`, of an input of type `X`. `packed`: the weights of the first, the second and the shortcut's
+/// convolution.
+pub(in crate::kernels) fn residual_block<X: Number>(
     x: &Tensor,
     block: Residual<'_>,
     packed: (&Packed, &Packed, Option<&Packed>),
@@ -76,27 +78,34 @@ pub(in crate::kernels) fn residual_block(
     let shape = result(&outer);
     let per_sample = block.per_sample.map(Tensor::contiguous).transpose()?;
     let e = per_sample.as_ref();
-    let values = with_values([&x], |[values]| -> Result<Vec<f32>> {
+    let h = X::with(&x, |values| -> Result<Vec<u16>> {
         let affine = block.first.0.affine(values, x.shape())?;
-        let h = with_some(e, |per_sample| {
+        // Only as bf16, in which it goes into the second product as well: half of the memory to write and read.
+        Ok(with_some(e, |per_sample| {
             run(first, inner, Some(&affine), values, Added { per_sample, ..Added::default() }, None)
-        })??;
-        let affine = block.second.0.affine(&h, &result(&inner))?;
-        let beside = block.shortcut.zip(packed.2);
-        let shortcut = beside
-            .map(|beside| {
-                let sizes = sizes(x.shape(), beside, None)?;
-                check(&result(&sizes), &shape)?;
-                Ok::<_, crate::Error>(run(beside, sizes, None, values, Added::default(), None)?)
-            })
-            .transpose()?;
-        if shortcut.is_none() {
-            check(x.shape(), &shape)?;
-        }
-        let rows = shortcut.is_none().then_some(values);
-        Ok(run(second, outer, Some(&affine), &h, Added { rows, ..Added::default() }, shortcut)?)
+        })??)
     })??;
-    Ok(Tensor::from_vec(values, shape, x.device())?)
+    let affine = block.second.0.affine(&h, &result(&inner))?;
+    let beside = beside::<X>(&x, block.shortcut.zip(packed.2), &shape)?;
+    let last = |rows: Option<&[f32]>| run(second, outer, Some(&affine), &h, Added { rows, ..Added::default() }, beside);
+    let y = if block.shortcut.is_some() || X::ROUNDED { last(None) } else { with_values([&x], |[x]| last(Some(x)))? };
+    Ok(Tensor::from_vec(y?, shape, x.device())?)
+}
+
+/// What the result of a residual block is added onto: the shortcut's, or `x` where that is not there as f32 anyway.
+fn beside<X: Number>(
+    x: &Tensor,
+    shortcut: Option<(Convolution<'_>, &Packed)>,
+    shape: &Shape,
+) -> Result<Option<Vec<f32>>> {
+    let Some(shortcut) = shortcut else {
+        check(x.shape(), shape)?;
+        let wide = |x: &[X]| X::ROUNDED.then(|| x.iter().map(|v| v.wide()).collect());
+        return Ok(X::with(x, wide)?);
+    };
+    let sizes = sizes(x.shape(), shortcut, None)?;
+    check(&result(&sizes), shape)?;
+    Ok(Some(X::with(x, |x| run(shortcut, sizes, None, x, Added::default(), None))??))
 }
 
 fn check(input: &Shape, result: &Shape) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::isa::Isa;
 use super::product::{Form, Panels, Strip, Target, multiply};
+use super::round::Number;
 use super::tile::{Block, DEPTH, PAIR, WIDTH};
 use super::{Packed, activation};
 use crate::kernels::math::{gelu_for_bf16, vectorised};
@@ -172,8 +173,8 @@ pub(super) fn round_rows(x: &[f32], inputs: usize, values: &mut [u16]) {
 
 /// Writes a block that begins at `row` of a strip and at `column`, with what is added. `place` tells for each row of the
 /// strip which row of the results it is, and of which sample; some are none.
-pub(super) fn give_rows(
-    target: &Target<'_, f32>,
+pub(super) fn give_rows<T: Number>(
+    target: &Target<'_, T>,
     place: impl Fn(usize) -> Option<(usize, usize)>,
     (row, column): (usize, usize),
     block: &Block,
@@ -187,11 +188,11 @@ pub(super) fn give_rows(
             #[allow(unsafe_code)]
             unsafe {
                 if added.onto {
-                    let mut before = [0.0; PAIR];
+                    let mut before = [T::default(); PAIR];
                     target.read(row, column, &mut before);
-                    sums.iter_mut().zip(before).for_each(|(y, v)| *y += v);
+                    sums.iter_mut().zip(before).for_each(|(y, v)| *y += v.wide());
                 }
-                target.write(row, column, &sums);
+                target.write(row, column, &sums.map(T::of));
             }
         }
     });

@@ -1,5 +1,11 @@
 //! f32 to bf16, to the nearest, ties to even, in a form that the compiler turns into vector instructions.
 
+use crate::kernels::native::with_values;
+use candle_core::{Device, Result, Shape, Storage, Tensor, bail};
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
+
 /// The bits of the bf16 nearest to `v`. No number is made of what is none: NaN stays NaN.
 #[inline(always)]
 pub(in crate::kernels) fn bits(v: f32) -> u16 {
@@ -21,10 +27,74 @@ pub(super) fn widen(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
+/// A number between two products: f32, or the bits of bf16.
+pub(in crate::kernels) trait Number: Copy + Default + Send + Sync + 'static {
+    /// Whether it is the bits of bf16.
+    const ROUNDED: bool;
+
+    /// The nearest to `v`.
+    fn of(v: f32) -> Self;
+
+    /// As f32.
+    fn wide(self) -> f32;
+
+    /// A tensor of them.
+    fn tensor(values: Vec<Self>, shape: Shape) -> Result<Tensor>;
+
+    /// Calls `f` with those of a contiguous tensor on the CPU.
+    fn with<R>(tensor: &Tensor, f: impl FnOnce(&[Self]) -> R) -> Result<R>;
+}
+
+impl Number for f32 {
+    const ROUNDED: bool = false;
+
+    #[inline(always)]
+    fn of(v: f32) -> Self {
+        v
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+
+    fn tensor(values: Vec<Self>, shape: Shape) -> Result<Tensor> {
+        Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+
+    fn with<R>(tensor: &Tensor, f: impl FnOnce(&[Self]) -> R) -> Result<R> {
+        with_values([tensor], |[values]| f(values))
+    }
+}
+
+impl Number for u16 {
+    const ROUNDED: bool = true;
+
+    #[inline(always)]
+    fn of(v: f32) -> Self {
+        bits(v)
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        widen(self)
+    }
+
+    fn tensor(values: Vec<Self>, shape: Shape) -> Result<Tensor> {
+        Tensor::from_vec(values.reinterpret_into::<bf16>(), shape, &Device::Cpu)
+    }
+
+    fn with<R>(tensor: &Tensor, f: impl FnOnce(&[Self]) -> R) -> Result<R> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let Storage::Cpu(cpu) = &*storage else { bail!("numbers in bf16 are not on the CPU") };
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("numbers in bf16 are not contiguous") };
+        Ok(f(cpu.as_slice::<bf16>()?[start..end].reinterpret_cast()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::bf16;
 
     #[test]
     fn numbers_are_rounded_as_half_rounds_them() {

@@ -101,7 +101,8 @@ impl UpBlock {
     pub(super) fn forward(&self, x: Tensor) -> Result<Tensor> {
         let x = ResnetBlock::run(&self.resnets, x)?;
         match &self.upsample {
-            Some(conv) => conv.forward_enlarged(&x, (2 * x.dim(1)?, 2 * x.dim(2)?)),
+            // Another such block comes next, which begins with a residual one.
+            Some(conv) => conv.forward_enlarged_for_block(&x, (2 * x.dim(1)?, 2 * x.dim(2)?)),
             None => Ok(x),
         }
     }

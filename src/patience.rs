@@ -2,7 +2,7 @@
 //! time.
 
 use crate::Result;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 /// How long to wait before looking again.
@@ -24,12 +24,16 @@ pub(crate) fn wait_for<T>(
 
 /// A lock of something that is consistent between statements, so that a panic elsewhere does not spoil it.
 pub(crate) fn lock<'a, T>(mutex: &'a Mutex<T>, on_wait: &mut dyn FnMut() -> Result<()>) -> Result<MutexGuard<'a, T>> {
-    let look = || match mutex.try_lock() {
-        Ok(guard) => Ok(Some(guard)),
-        Err(TryLockError::Poisoned(poisoned)) => Ok(Some(PoisonError::into_inner(poisoned))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-    };
-    wait_for(look, on_wait)
+    wait_for(|| Ok(try_lock(mutex)), on_wait)
+}
+
+/// The same lock, unless somebody has it.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 #[cfg(test)]

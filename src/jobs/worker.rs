@@ -124,7 +124,7 @@ fn draw_all(jobs: &Jobs, models: &dyn Lend, claims: Vec<Claim>) {
     let claims = jobs.still_wanted(claims);
     match lent {
         Ok(artist) => draw_together(jobs, artist, claims),
-        Err(Error::Cancelled) => {}
+        Err(Error::Cancelled) if claims.is_empty() => {}
         Err(error) => {
             let Failure { code, message } = failure(&error);
             tracing::error!(model, %error, "a model could not be loaded");

@@ -46,7 +46,7 @@ impl Adapted {
 
     /// Lets go of the model that is kept, unless one is being made just now; whoever draws with it keeps it.
     pub(super) fn forget(&self) {
-        if let Ok(mut kept) = self.kept.try_lock() {
+        if let Some(mut kept) = patience::try_lock(&self.kept) {
             *kept = None;
         }
     }

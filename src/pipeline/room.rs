@@ -27,6 +27,9 @@ impl Pipeline {
     /// Room for so many bytes beside the model. Where there is none otherwise, what was loaded and made for earlier plans
     /// goes.
     pub(super) fn make_room(&self, bytes: u64, on_wait: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         match self.room.make(bytes, on_wait) {
             Err(Error::Invalid(_)) => {
                 self.nets.forget_unused();

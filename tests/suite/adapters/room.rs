@@ -39,10 +39,10 @@ fn what_is_asked_for_is_what_changed_weights_take() {
             studio.draw(&[("loras", loras)]);
             studio.pipeline.bytes() - alone
         };
-        let (kohya, both) = (take("kohya"), take("kohya, loha"));
-        assert!(0 < kohya && kohya < both, "{kohya} and {both}");
-        assert_eq!((take("kohya, loha"), take("kohya:0"), take("")), (both, 0, 0), "nothing is changed");
-        assert_eq!(*asked.lock().unwrap(), [kohya, both]);
+        let (text, all) = (take("kohya:1:0"), take("kohya"));
+        assert!(0 < text && text < all, "{text} of the text encoder in {all}");
+        assert_eq!((take("kohya"), take("kohya:0"), take("")), (all, 0, 0), "nothing is changed");
+        assert_eq!(*asked.lock().unwrap(), [text, all]);
     }
 }
 

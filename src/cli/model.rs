@@ -26,8 +26,8 @@ pub(super) struct ModelArgs {
 
 /// The types of products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum ProductKind {
-    /// bf16 for models stored in half precision where the processor has fast instructions for it, else f32
+pub(super) enum ProductKind {
+    /// bf16 where the processor has fast instructions for it, for training and for models stored in half precision, else f32
     Auto,
     /// f32, as exact as other programs' f32
     F32,
@@ -36,7 +36,8 @@ enum ProductKind {
 }
 
 impl ProductKind {
-    fn products(self) -> Option<Products> {
+    /// The choice, where one was made.
+    pub(super) fn products(self) -> Option<Products> {
         match self {
             Self::Auto => None,
             Self::F32 => Some(Products::Full),

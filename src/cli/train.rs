@@ -1,5 +1,6 @@
 //! `limner train`: the autoencoder first, then text encoder and U-Net on its latents.
 
+use super::model::ProductKind;
 use crate::Result;
 use crate::diffusion::denoiser::Weighting;
 use crate::train::recipe::{self, Recipe};
@@ -61,6 +62,10 @@ pub(super) struct Args {
     /// Where all random choices start
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// In what layers multiply; auto: as the run began, or else bf16 where the processor has fast instructions for it. Sums,
+    /// norms, weights and their updates are in f32
+    #[arg(long, env = "LIMNER_PRODUCTS", value_enum, default_value_t = ProductKind::Auto)]
+    products: ProductKind,
     /// Minutes between checkpoints, each with a loss plot and a sheet of samples
     #[arg(long, default_value_t = 5.0)]
     report_minutes: f64,
@@ -117,6 +122,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         weighting: args.weighting.map_or(usual, Weighting::from),
         learn_schedule: args.learn_schedule,
         report_every: Duration::from_secs_f64(60.0 * args.report_minutes),
+        products: args.products.products(),
     };
     recipe::train(&recipe, &stop)
 }

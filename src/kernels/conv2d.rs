@@ -4,14 +4,16 @@
 //! cache and memory does not grow with the picture. With channels last, each of the `kh * kw` parts of a row is one copy.
 
 mod forward;
+pub(super) mod rounded;
 mod sizes;
 
-use super::Padding;
 use super::gemm::{Matrix, Onto, product};
 use super::linear::column_sums;
 use super::native::{gradient, output, values, with_values};
+use super::packed::Isa;
 use super::stored::{Weights, check_trainable, widened};
 use super::threads::{self, Scratch};
+use super::{Padding, Products};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 pub(super) use forward::Forward;
 pub(super) use sizes::{Sizes, nearest};
@@ -21,6 +23,8 @@ pub(super) use sizes::{Sizes, nearest};
 pub(super) struct Conv2d {
     pub(super) stride: usize,
     pub(super) padding: Padding,
+    /// In what it is computed, and its gradients.
+    pub(super) products: Products,
 }
 
 impl Conv2d {
@@ -74,9 +78,15 @@ impl CustomOp3 for Conv2d {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let forward = self.forward(lx.shape(), None, (w, lw), values(b, lb)?)?;
+        let (x, b) = (values(x, lx)?, values(b, lb)?);
+        if self.products == Products::Brain {
+            let sizes = Sizes::new(lx.shape(), lw.shape(), None, self.stride, self.padding)?;
+            let y = rounded::forward(Isa::best(), &sizes, x, values(w, lw)?, b)?;
+            return output(y, sizes.result());
+        }
+        let forward = self.forward(lx.shape(), None, (w, lw), b)?;
         let mut y = vec![0.0; forward.shape().elem_count()];
-        forward.run(values(x, lx)?, &mut y);
+        forward.run(x, &mut y);
         output(y, forward.shape())
     }
 
@@ -94,11 +104,15 @@ impl CustomOp3 for Conv2d {
         }
         let sizes = Sizes::new(x.shape(), w.shape(), None, self.stride, self.padding)?;
         let grad = grad.contiguous()?;
-        let (dx, dw) = with_values([x, &widened(w)?, &grad], |[x, w, dy]| backward(&sizes, x, w, dy, trained))?;
+        let (dx, dw) = with_values([x, &widened(w)?, &grad], |[input, w, dy]| match self.products {
+            Products::Full => Ok(backward(&sizes, input, w, dy, trained)),
+            Products::Brain => rounded::backward(Isa::best(), &sizes, [input, w, dy], (x.track_op(), trained)),
+        })??;
+        let dx = if x.track_op() { gradient(dx, x)? } else { None };
         if !trained {
-            return Ok((gradient(dx, x)?, None, None));
+            return Ok((dx, None, None));
         }
         let db = with_values([&grad], |[dy]| column_sums(dy, sizes.outputs))?;
-        Ok((gradient(dx, x)?, gradient(dw, w)?, gradient(db, b)?))
+        Ok((dx, gradient(dw, w)?, gradient(db, b)?))
     }
 }

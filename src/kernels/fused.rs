@@ -7,8 +7,8 @@ use super::native::with_values;
 use super::norm::{Affine, Norm};
 use super::packed::round::Number;
 use super::{
-    Activation, Moments, Padding, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native, packed,
-    profile, reference, stored,
+    Activation, Moments, Padding, Products, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native,
+    packed, profile, reference, stored,
 };
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Storage, Tensor};
@@ -114,7 +114,7 @@ impl Convolution<'_> {
     ) -> Result<R> {
         let Weight::Plain(weight) = self.weight else { return Err(fault("a convolution of another kind of weights")) };
         let bias = bias_or_zeros(self.bias, weight, DType::F32)?;
-        let op = Conv2d { stride: self.stride, padding: self.padding };
+        let op = Conv2d { stride: self.stride, padding: self.padding, products: Products::Full };
         with_values([&bias], |[b]| {
             let (storage, layout) = weight.storage_and_layout();
             match &*storage {
@@ -133,9 +133,13 @@ pub(super) fn fault(message: &str) -> Error {
 fn joins<'a>(x: &Tensor, norms: &[Normalisation<'a>], convolutions: &[Convolution<'a>]) -> bool {
     let norms = norms.iter().flat_map(|norm| [norm.weight, norm.bias]);
     let convolved = convolutions.iter().flat_map(|conv| [conv.weight.plain(), conv.bias]).flatten();
-    let served = |w: &Tensor| stored::serves(w.dtype()) && w.is_contiguous();
-    let served = convolutions.iter().all(|conv| conv.weight.plain().is_none_or(served));
-    is_native(x) && served && norms.chain(convolved).chain([x]).all(|tensor| !tensor.track_op())
+    let served = |weight: &Weight| match weight {
+        Weight::Plain(w) => stored::serves(w.dtype()) && w.is_contiguous(),
+        Weight::Packed(_) => true,
+        Weight::Rounded(_) => false,
+    };
+    let all_served = convolutions.iter().all(|conv| served(conv.weight));
+    is_native(x) && all_served && norms.chain(convolved).chain([x]).all(|tensor| !tensor.track_op())
 }
 
 /// `conv2d(activation(group_norm(x)))`. Shapes: `x` (B, H, W, I); returns (B, H', W', O).

@@ -79,6 +79,8 @@ pub enum Activation {
 pub enum Weight {
     /// One by one, in the type in which they are stored: (O, I), or (O, kh, kw, I) of a convolution.
     Plain(Tensor),
+    /// The same in f32, rounded to bf16 each time they are multiplied: those of a layer in training.
+    Rounded(Tensor),
     /// In bf16, laid out for products in bf16, on the CPU. They have no gradient; inputs have.
     Packed(Packed),
 }
@@ -87,14 +89,14 @@ impl Weight {
     /// (O, I), or (O, kh, kw, I).
     fn dims(&self) -> Vec<usize> {
         match self {
-            Self::Plain(tensor) => tensor.dims().to_vec(),
+            Self::Plain(tensor) | Self::Rounded(tensor) => tensor.dims().to_vec(),
             Self::Packed(packed) => packed.shape().into_dims(),
         }
     }
 
     fn plain(&self) -> Option<&Tensor> {
         match self {
-            Self::Plain(tensor) => Some(tensor),
+            Self::Plain(tensor) | Self::Rounded(tensor) => Some(tensor),
             Self::Packed(_) => None,
         }
     }
@@ -103,7 +105,7 @@ impl Weight {
     pub fn products(&self) -> Products {
         match self {
             Self::Plain(_) => Products::Full,
-            Self::Packed(_) => Products::Brain,
+            Self::Rounded(_) | Self::Packed(_) => Products::Brain,
         }
     }
 }
@@ -124,6 +126,22 @@ pub enum Products {
     /// bf16, summed in f32.
     #[serde(rename = "bf16")]
     Brain,
+}
+
+impl Products {
+    /// Those that take less time on this processor.
+    pub fn fastest() -> Self {
+        if Isa::best().gains() { Self::Brain } else { Self::Full }
+    }
+}
+
+impl std::fmt::Display for Products {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Full => "f32",
+            Self::Brain => "bf16",
+        })
+    }
 }
 
 /// The parameters of an attention with what is around it: see [`attention_block`].
@@ -231,15 +249,17 @@ pub fn geglu_linear(x: &Tensor, w: &Weight, b: Option<&Tensor>) -> Result<Tensor
 /// `x w^T + b`. Shapes: `x` (.., I), `w` (O, I), `b` (O); returns (.., O).
 pub fn linear(x: &Tensor, w: &Weight, b: Option<&Tensor>) -> Result<Tensor> {
     let _span = linear_span("linear", x, w);
-    let w = match w {
-        Weight::Plain(w) => w,
+    let (w, products) = match w {
+        Weight::Plain(w) => (w, Products::Full),
+        Weight::Rounded(w) => (w, Products::Brain),
         Weight::Packed(w) if is_native(x) && !x.track_op() => return packed::linear::forward(w, x, b, false),
-        Weight::Packed(w) => &w.unpack()?,
+        Weight::Packed(w) => (&w.unpack()?, Products::Full),
     };
     if !is_native(x) || !stored::serves(w.dtype()) {
         return reference::linear(x, w, b);
     }
-    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w, x.dtype())?, linear::Linear)?)
+    let op = linear::Linear { products };
+    Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w, x.dtype())?, op)?)
 }
 
 fn linear_span(name: &str, x: &Tensor, w: &Weight) -> profile::Span {
@@ -260,17 +280,18 @@ pub fn add_product(w: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 pub fn conv2d(x: &Tensor, w: &Weight, b: Option<&Tensor>, stride: usize, padding: Padding) -> Result<Tensor> {
     let convolution = Convolution { weight: w, bias: b, stride, padding };
     let _span = profile::kernel(|| (format!("convolution {}", convolution.told(x)), convolution.flops(x)));
-    let w = match w {
-        Weight::Plain(w) => w,
+    let (w, products) = match w {
+        Weight::Plain(w) => (w, Products::Full),
+        Weight::Rounded(w) => (w, Products::Brain),
         Weight::Packed(packed) if is_native(x) && !x.track_op() => {
             return packed::fused::conv2d::<f32>(x, (convolution, packed), None, None);
         }
-        Weight::Packed(packed) => &packed.unpack()?.reshape(packed.shape())?,
+        Weight::Packed(packed) => (&packed.unpack()?.reshape(packed.shape())?, Products::Full),
     };
     if !is_native(x) || !stored::serves(w.dtype()) {
         return reference::conv2d(x, w, b, stride, padding);
     }
-    let op = conv2d::Conv2d { stride, padding };
+    let op = conv2d::Conv2d { stride, padding, products };
     Ok(x.contiguous()?.apply_op3(&w.contiguous()?, &bias_or_zeros(b, w, x.dtype())?, op)?)
 }
 

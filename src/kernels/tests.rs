@@ -62,6 +62,48 @@ fn linear_agrees() {
     }
 }
 
+/// Values and gradients of layers with weights rounded as they are used, in units of the largest: within bf16's eight bits.
+#[test]
+fn rounded_weights_give_nearly_the_gradients_of_plain_ones() {
+    let off = |vars: &[Var], run: &dyn Fn(&Weight) -> Tensor| {
+        let gradients = |weight: &Weight| {
+            let y = run(weight);
+            let gradients = (&y * var(y.dims(), 99).as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+            let of_vars = vars.iter().map(|v| gradients.get(v).expect("a gradient").clone());
+            [y].into_iter().chain(of_vars).collect::<Vec<_>>()
+        };
+        let w = vars[1].as_tensor().clone();
+        let (found, expected) = (gradients(&Weight::Rounded(w.clone())), gradients(&Weight::Plain(w)));
+        found.iter().zip(&expected).map(|(a, b)| largest_difference(a, b)).fold(0.0, f32::max)
+    };
+    for (rows, inputs, outputs) in [(1, 1, 1), (7, 13, 5), (64, 48, 96), (130, 3, 17)] {
+        let vars = [var(&[2, rows, inputs], 1), var(&[outputs, inputs], 2), var(&[outputs], 3)];
+        let off = off(&vars, &|w| super::linear(&vars[0], w, Some(&vars[2])).unwrap());
+        assert!(off > 0.0 && off < 1e-2, "linear {rows} x {inputs} x {outputs}: {off}");
+    }
+    for ((h, w, i), (o, k), stride) in [((8, 8, 6), (5, 3), 1), ((7, 5, 40), (9, 3), 2), ((4, 4, 33), (65, 1), 1)] {
+        let vars = [var(&[2, h, w, i], 1), var(&[o, k, k, i], 2), var(&[o], 3)];
+        let padding = Padding::same(k / 2);
+        let off = off(&vars, &|w| super::conv2d(&vars[0], w, Some(&vars[2]), stride, padding).unwrap());
+        assert!(off > 0.0 && off < 1e-2, "convolution {h} x {w} x {i}, {o} {k} {stride}: {off}");
+    }
+}
+
+/// Joined operations are for weights that do not change, so those that do go one by one, also where no gradient is wanted.
+#[test]
+fn blocks_of_rounded_weights_are_their_parts() {
+    let p = block_parameters(6, 6).iter().map(|v| v.detach()).collect::<Vec<_>>();
+    let x = var(&[2, 5, 4, 6], 1).detach();
+    let rounded = Parameters { weights: p.iter().cloned().map(Weight::Rounded).collect(), tensors: p };
+    let block = block(&rounded, 2, None, false);
+    let half = |x: &Tensor, (norm, convolution): (Normalisation<'_>, Convolution<'_>)| {
+        let h = group_norm(x, norm.weight, norm.bias, norm.groups, norm.eps, Activation::Silu).unwrap();
+        super::conv2d(&h, convolution.weight, convolution.bias, 1, convolution.padding).unwrap()
+    };
+    let expected = (&x + half(&half(&x, block.first), block.second)).unwrap();
+    assert!(bits(&residual_block(&x, block).unwrap()) == bits(&expected));
+}
+
 /// (2, 6) has as many values as three rows of four, so counting values alone would not notice.
 #[test]
 fn linear_refuses_another_width() {

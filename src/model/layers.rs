@@ -21,6 +21,14 @@ fn uniform(fan_in: usize) -> Init {
 const WEIGHT: &str = "weight";
 const PACKED_WEIGHT: &str = "weight#packed";
 
+/// There is a parameter of this name where [`WEIGHT`] is to be rounded to bf16 each time it is multiplied.
+const ROUNDED_WEIGHT: &str = "weight#rounded";
+
+/// Whether a parameter of this name says that another is to be rounded.
+pub(crate) fn asks_for_rounded(name: &str) -> bool {
+    name.ends_with(ROUNDED_WEIGHT)
+}
+
 /// What a parameter in the layout of [`Packed`] is called, if it is one.
 pub(super) fn packed_name(name: &str) -> Option<&str> {
     name.strip_suffix("#packed")
@@ -42,7 +50,7 @@ fn weight(dims: &[usize], init: Init, vb: &VarBuilder) -> Result<Weight> {
     }
     let weight = vb.get_with_hints(dims, WEIGHT, init)?;
     let weight = if dims.len() == 4 { weight.permute((0, 2, 3, 1))?.contiguous()? } else { weight };
-    Ok(weight.into())
+    Ok(if vb.contains_tensor(ROUNDED_WEIGHT) { Weight::Rounded(weight) } else { Weight::Plain(weight) })
 }
 
 /// `x w^T + b` on the last dimension.

@@ -6,6 +6,7 @@ use super::report::Report;
 use super::shards;
 use super::task::Task;
 use super::{data::Dice, state};
+use crate::kernels::Products;
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub folder: PathBuf,
     /// Time between checkpoints (a plot and a sheet of samples come with each).
     pub report_every: Duration,
+    /// In what layers multiply; without a choice as the saved state did, or else as this processor is fastest.
+    pub products: Option<Products>,
 }
 
 impl Settings {
@@ -53,13 +56,16 @@ pub fn fit<T: Task>(
     stop: &AtomicBool,
 ) -> Result<()> {
     let mut optimizer = AdamW::new(parameters, settings.constants)?;
-    let mut report = Report::new(settings)?;
-    if let Some(saved) = state::load(&settings.state_file())? {
-        optimizer.restore(&saved.tensors, saved.steps)?;
-        report.restore(saved.history);
+    let saved = state::load(&settings.state_file())?;
+    let products = settings.products.or(saved.as_ref().map(|saved| saved.progress.products));
+    let mut report = Report::new(settings, products.unwrap_or_else(Products::fastest))?;
+    if let Some(saved) = saved {
+        optimizer.restore(&saved.tensors, saved.progress.steps)?;
+        report.restore(saved.progress.history);
     }
     if optimizer.steps() < settings.steps {
-        run(task, parameters, samples, settings, stop, &mut optimizer, &mut report)?;
+        let parameters = parameters.multiplied_in(report.products());
+        run(task, &parameters, samples, settings, stop, &mut optimizer, &mut report)?;
         save(task, settings, &optimizer, &report)?;
     }
     parameters.assign(&optimizer.average()?)
@@ -103,7 +109,7 @@ fn run<T: Task>(
 
 /// State, plot, sheet of samples and the exported part.
 fn save<T: Task>(task: &T, settings: &Settings, optimizer: &AdamW, report: &Report) -> Result<()> {
-    state::save(&settings.state_file(), &optimizer.state()?, optimizer.steps(), report.history())?;
+    state::save(&settings.state_file(), &optimizer.state()?, &report.progress(optimizer.steps()))?;
     report.plot()?;
     let average = VarBuilder::from_tensors(optimizer.average()?, DType::F32, &Device::Cpu);
     task.export(&average)?;

@@ -27,3 +27,6 @@ pub mod space;
 mod state;
 pub mod task;
 pub mod text;
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 
 use crate::Result;
 use crate::diffusion::noise::Philox;
+use crate::kernels::Products;
+use crate::model::layers::asks_for_rounded;
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
@@ -17,12 +19,18 @@ pub struct Parameters {
     variables: Arc<Mutex<BTreeMap<String, Var>>>,
     seed: u64,
     device: Device,
+    products: Products,
 }
 
 impl Parameters {
     /// An empty set; a variable's first values depend on `seed` and its name alone.
     pub fn new(seed: u64, device: &Device) -> Self {
-        Self { variables: Arc::default(), seed, device: device.clone() }
+        Self { variables: Arc::default(), seed, device: device.clone(), products: Products::Full }
+    }
+
+    /// The same variables, for layers that multiply in these products.
+    pub fn multiplied_in(&self, products: Products) -> Self {
+        Self { products, ..self.clone() }
     }
 
     /// Gives layers their variables, and creates those that are not there yet.
@@ -95,6 +103,6 @@ impl SimpleBackend for Parameters {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.lock().contains_key(name)
+        asks_for_rounded(name) && self.products == Products::Brain || self.lock().contains_key(name)
     }
 }

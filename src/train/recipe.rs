@@ -11,6 +11,7 @@ use super::space::Space;
 use super::task::Task;
 use super::text::TextTask;
 use crate::diffusion::denoiser::Weighting;
+use crate::kernels::Products;
 use crate::model::autoencoder::{PatchAutoencoder, PatchAutoencoderConfig};
 use crate::model::codec::Codec;
 use crate::{Error, Result};
@@ -60,6 +61,8 @@ pub struct Recipe {
     pub learn_schedule: bool,
     /// Time between checkpoints.
     pub report_every: Duration,
+    /// In what layers multiply: see [`Settings`].
+    pub products: Option<Products>,
 }
 
 impl Recipe {
@@ -95,6 +98,7 @@ impl Recipe {
             seed: self.seed,
             folder: self.out.join("training"),
             report_every: self.report_every,
+            products: self.products,
         }
     }
 }

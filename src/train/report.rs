@@ -1,8 +1,10 @@
 //! What a person sees of a training run: a progress bar, the loss as a plot, pictures in a grid.
 
 use super::fit::Settings;
+use super::state::Progress;
 use super::task::Figures;
 use crate::image::{encode_png, write_file};
+use crate::kernels::Products;
 use crate::{Error, Result};
 use ::image::{Rgb, RgbImage};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
@@ -17,17 +19,18 @@ pub(super) struct Report {
     batch: usize,
     smooth: Figures,
     history: Vec<(usize, f64)>,
+    products: Products,
     plot: PathBuf,
     started: (Instant, usize),
     printed: Instant,
 }
 
 impl Report {
-    pub(super) fn new(settings: &Settings) -> Result<Self> {
+    pub(super) fn new(settings: &Settings, products: Products) -> Result<Self> {
         std::fs::create_dir_all(&settings.folder).map_err(Error::io(&settings.folder))?;
         let batch = settings.batch;
         let rate = move |s: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = write!(out, "{:.1} pictures/s", s.per_sec() * batch as f64);
+            let _ = write!(out, "{:.1} pictures/s in {products}", s.per_sec() * batch as f64);
         };
         let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len}  {rate}  {eta} left  {msg}")
             .map_err(|e| Error::Training(e.to_string()))?
@@ -39,6 +42,7 @@ impl Report {
             batch,
             smooth: Figures::default(),
             history: Vec::new(),
+            products,
             plot: settings.folder.join(format!("{}-loss.png", settings.name)),
             started: (Instant::now(), 0),
             printed: Instant::now(),
@@ -49,8 +53,14 @@ impl Report {
         self.history = history;
     }
 
-    pub(super) fn history(&self) -> &[(usize, f64)] {
-        &self.history
+    /// In what the run multiplies.
+    pub(super) fn products(&self) -> Products {
+        self.products
+    }
+
+    /// What is to be known of the run after so many steps.
+    pub(super) fn progress(&self, steps: usize) -> Progress {
+        Progress { steps, history: self.history.clone(), products: self.products }
     }
 
     /// Training begins (again) at `step`.
@@ -72,7 +82,7 @@ impl Report {
             let rate = ((step - first) * self.batch) as f64 / at.elapsed().as_secs_f64();
             let total = self.bar.length().unwrap_or(0);
             let prefix = self.bar.prefix();
-            eprintln!("{prefix} {step}/{total}  {rate:.1} pictures/s  {}", self.smooth);
+            eprintln!("{prefix} {step}/{total}  {rate:.1} pictures/s in {}  {}", self.products, self.smooth);
             self.printed = Instant::now();
         }
     }

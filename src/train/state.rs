@@ -1,5 +1,6 @@
 //! A training run's state on disk: one safetensors file, complete or absent.
 
+use crate::kernels::Products;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
@@ -10,14 +11,19 @@ use std::path::Path;
 /// What a run goes on from.
 pub(super) struct Saved {
     pub(super) tensors: HashMap<String, Tensor>,
-    pub(super) steps: usize,
-    pub(super) history: Vec<(usize, f64)>,
+    pub(super) progress: Progress,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Header {
-    steps: usize,
-    history: Vec<(usize, f64)>,
+/// How far a run has come, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// Updates so far.
+    pub(super) steps: usize,
+    /// The loss at some of them.
+    pub(super) history: Vec<(usize, f64)>,
+    /// In what its layers multiply. States from before there was a choice do not say.
+    #[serde(default)]
+    pub(super) products: Products,
 }
 
 /// Reads the state, if the file is there.
@@ -30,20 +36,14 @@ pub(super) fn load(path: &Path) -> Result<Option<Saved>> {
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
     let header = metadata.metadata().as_ref().and_then(|m| m.get("limner"));
     let header = header.ok_or_else(|| damaged(&"not a saved training state"))?;
-    let Header { steps, history } = serde_json::from_str(header).map_err(|e| damaged(&e))?;
+    let progress = serde_json::from_str(header).map_err(|e| damaged(&e))?;
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
-    Ok(Some(Saved { tensors, steps, history }))
+    Ok(Some(Saved { tensors, progress }))
 }
 
 /// Writes to a temporary name, syncs, renames: an interrupted save leaves the previous state.
-pub(super) fn save(
-    path: &Path,
-    tensors: &HashMap<String, Tensor>,
-    steps: usize,
-    history: &[(usize, f64)],
-) -> Result<()> {
-    let header = Header { steps, history: history.to_vec() };
-    let header = serde_json::to_string(&header).map_err(|e| Error::Training(e.to_string()))?;
+pub(super) fn save(path: &Path, tensors: &HashMap<String, Tensor>, progress: &Progress) -> Result<()> {
+    let header = serde_json::to_string(progress).map_err(|e| Error::Training(e.to_string()))?;
     write(path, tensors, Some(HashMap::from([("limner".to_owned(), header)])))
 }
 

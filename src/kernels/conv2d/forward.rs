@@ -70,8 +70,7 @@ impl<'a> Forward<'a> {
 
     /// Of the result.
     pub(in crate::kernels) fn shape(&self) -> Shape {
-        let Sizes { batch, out_height, out_width, outputs, .. } = self.sizes;
-        Shape::from((batch, out_height, out_width, outputs))
+        self.sizes.result()
     }
 
     /// From `x` to `y`.

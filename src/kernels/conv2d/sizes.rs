@@ -61,6 +61,40 @@ impl Sizes {
         })
     }
 
+    /// The shape of the result.
+    pub(in crate::kernels) fn result(&self) -> Shape {
+        Shape::from((self.batch, self.out_height, self.out_width, self.outputs))
+    }
+
+    /// Those of the weights.
+    pub(super) fn weights(&self) -> [usize; 4] {
+        [self.outputs, self.kernel_height, self.kernel_width, self.inputs]
+    }
+
+    /// Of the convolution that takes gradients back to the input, where that is one: at stride 1, and where no result lies
+    /// wholly in the padding.
+    pub(super) fn reversed(&self) -> Option<Self> {
+        let (rows, columns, p) = (self.kernel_height - 1, self.kernel_width - 1, self.padding);
+        let padding = Padding {
+            top: rows.checked_sub(p.top)?,
+            bottom: rows.checked_sub(p.bottom)?,
+            left: columns.checked_sub(p.left)?,
+            right: columns.checked_sub(p.right)?,
+        };
+        (self.stride == 1 && self.source == [self.height, self.width]).then_some(Self {
+            source: [self.out_height, self.out_width],
+            height: self.out_height,
+            width: self.out_width,
+            inputs: self.outputs,
+            outputs: self.inputs,
+            out_height: self.height,
+            out_width: self.width,
+            positions: self.batch * self.height * self.width,
+            padding,
+            ..*self
+        })
+    }
+
     /// Whether the result has the shape of the input, position for position.
     pub(super) fn keeps_shape(&self) -> bool {
         let out = [self.out_height, self.out_width];

@@ -65,7 +65,8 @@ impl Convolution<'_> {
         onto: Option<Vec<Y>>,
     ) -> Result<Vec<Y>> {
         let (s, depth) = (self.sizes, self.depth());
-        let pitch = s.width + s.padding.left.max(s.padding.right);
+        // With more padding than a kernel reaches, a row has more results than that.
+        let pitch = (s.width + s.padding.left.max(s.padding.right)).max(s.out_width);
         let tap = |i: usize| (i / s.kernel_width * pitch + i % s.kernel_width) * depth;
         let taps = (0..s.kernel_height * s.kernel_width).map(tap).collect();
         let form = Form { stride: depth, taps, steps: steps(s.inputs) };

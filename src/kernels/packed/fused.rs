@@ -22,7 +22,7 @@ pub(in crate::kernels) fn conv2d<Y: Number>(
     let sizes = sizes(x.shape(), (convolution, weights), enlarged)?;
     let x = x.contiguous()?;
     let y: Vec<Y> = with_values([&x], |[x]| run((convolution, weights), sizes, affine, x, Added::default(), None))??;
-    Ok(Y::tensor(y, result(&sizes))?)
+    Ok(Y::tensor(y, sizes.result())?)
 }
 
 /// `y + convolution(x)`, (B, H', W', O), for `x` (B, H, W, I).
@@ -32,7 +32,7 @@ pub(in crate::kernels) fn add_conv2d(
     (convolution, weights): (Convolution<'_>, &Packed),
 ) -> Result<Tensor> {
     let sizes = sizes(x.shape(), (convolution, weights), None)?;
-    check(&result(&sizes), y.shape())?;
+    check(&sizes.result(), y.shape())?;
     let (x, y) = (x.contiguous()?, y.contiguous()?);
     let sum: Vec<f32> = with_values([&x, &y], |[x, y]| {
         run((convolution, weights), sizes, None, x, Added { rows: Some(y), ..Added::default() }, None)
@@ -46,10 +46,6 @@ fn sizes(
     enlarged: Option<(usize, usize)>,
 ) -> candle_core::Result<Sizes> {
     Sizes::new(x, &weights.shape(), enlarged, convolution.stride, convolution.padding)
-}
-
-fn result(sizes: &Sizes) -> Shape {
-    Shape::from((sizes.batch, sizes.out_height, sizes.out_width, sizes.outputs))
 }
 
 fn run<X: Number, Y: Number>(
@@ -74,8 +70,8 @@ pub(in crate::kernels) fn residual_block<X: Number>(
     let x = x.contiguous()?;
     let (first, second) = ((block.first.1, packed.0), (block.second.1, packed.1));
     let inner = sizes(x.shape(), first, None)?;
-    let outer = sizes(&result(&inner), second, None)?;
-    let shape = result(&outer);
+    let outer = sizes(&inner.result(), second, None)?;
+    let shape = outer.result();
     let per_sample = block.per_sample.map(Tensor::contiguous).transpose()?;
     let e = per_sample.as_ref();
     let h = X::with(&x, |values| -> Result<Vec<u16>> {
@@ -85,7 +81,7 @@ pub(in crate::kernels) fn residual_block<X: Number>(
             run(first, inner, Some(&affine), values, Added { per_sample, ..Added::default() }, None)
         })??)
     })??;
-    let affine = block.second.0.affine(&h, &result(&inner))?;
+    let affine = block.second.0.affine(&h, &inner.result())?;
     let beside = beside::<X>(&x, block.shortcut.zip(packed.2), &shape)?;
     let last = |rows: Option<&[f32]>| run(second, outer, Some(&affine), &h, Added { rows, ..Added::default() }, beside);
     let y = if block.shortcut.is_some() || X::ROUNDED { last(None) } else { with_values([&x], |[x]| last(Some(x)))? };
@@ -104,7 +100,7 @@ fn beside<X: Number>(
         return Ok(X::with(x, wide)?);
     };
     let sizes = sizes(x.shape(), shortcut, None)?;
-    check(&result(&sizes), shape)?;
+    check(&sizes.result(), shape)?;
     Ok(Some(X::with(x, |x| run(shortcut, sizes, None, x, Added::default(), None))??))
 }
 

@@ -24,7 +24,7 @@ pub(in crate::kernels) struct Added<'a> {
     /// To each row, and column.
     pub(in crate::kernels) rows: Option<&'a [f32]>,
     /// What is where the results go.
-    pub(super) onto: bool,
+    pub(in crate::kernels) onto: bool,
 }
 
 impl Added<'_> {

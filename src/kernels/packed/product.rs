@@ -251,6 +251,22 @@ impl<'a, T: Copy> Target<'a, T> {
         }
     }
 
+    /// The same of any number of them.
+    ///
+    /// # Safety
+    ///
+    /// As for `read`.
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub(super) unsafe fn read_some(&self, row: usize, column: usize, values: &mut [T]) {
+        let (place, room) = self.place(row, column);
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::ptr::copy_nonoverlapping(place.cast_const(), values.as_mut_ptr(), values.len().min(room));
+        }
+    }
+
     /// Writes numbers of a row from a column on; those past the last column are left out.
     ///
     /// # Safety

@@ -1,5 +1,7 @@
 //! Products in bf16 against plain ones in f64 of the same rounded numbers, on every instruction set that is here.
 
+mod gradients;
+
 use super::attention::{Sizes as Heads, attention};
 use super::conv2d::Convolution;
 use super::feed::Feed;

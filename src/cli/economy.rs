@@ -1,5 +1,6 @@
 //! `limner economy`: how near pictures for which work was left out come to whole ones, and how much sooner they are done.
 
+use super::generate::read_file;
 use super::model::ModelArgs;
 use crate::Result;
 use crate::error::{Error, FieldError};
@@ -106,12 +107,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 fn prompts(args: &Args) -> Result<Vec<String>> {
     let (text, most) = match &args.prompts {
         None => (PROMPTS.to_owned(), COUNT),
-        Some(path) => {
-            let wrong = |error: std::io::Error| {
-                FieldError::new("prompts", "unreadable", format!("{}: {error}", path.display()))
-            };
-            (std::fs::read_to_string(path).map_err(|error| Error::invalid(wrong(error)))?, usize::MAX)
-        }
+        Some(path) => (String::from_utf8_lossy(&read_file("prompts", path)?).into_owned(), usize::MAX),
     };
     let prompts: Vec<String> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).take(most).map(str::to_owned).collect();

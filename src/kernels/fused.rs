@@ -7,7 +7,7 @@ use super::native::with_values;
 use super::norm::{Affine, Norm};
 use super::packed::round::Number;
 use super::{
-    Activation, Moments, Padding, Products, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native,
+    Activation, GroupMoments, Padding, Products, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native,
     packed, profile, reference, stored,
 };
 use crate::{Error, Result};
@@ -27,7 +27,7 @@ pub struct Normalisation<'a> {
     /// What follows.
     pub activation: Activation,
     /// Those of the whole picture, where the input is a part of one, of a single sample; otherwise those of the input.
-    pub moments: Option<&'a Moments>,
+    pub moments: Option<&'a GroupMoments>,
 }
 
 /// The parameters of a convolution: see [`conv2d`].
@@ -63,7 +63,7 @@ impl Normalisation<'_> {
         };
         let on_host = |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32);
         let [w, b] = [on_host(self.weight)?, on_host(self.bias)?];
-        let affine = with_values([&w, &b], |[w, b]| self.norm(1).affine_of([moments.clone()].into_iter(), w, b))?;
+        let affine = with_values([&w, &b], |[w, b]| self.norm(1).affine_of([moments].into_iter(), w, b))?;
         reference::scaled(x, affine.parts(), self.activation)
     }
 
@@ -79,7 +79,7 @@ impl Normalisation<'_> {
             return Err(fault("moments of one picture, and several that they should be of"));
         }
         Ok(with_values([self.weight, self.bias], |[w, b]| match self.moments {
-            Some(moments) => norm.affine_of([moments.clone()].into_iter(), w, b),
+            Some(moments) => norm.affine_of([moments].into_iter(), w, b),
             None => norm.affine(x, w, b),
         })?)
     }
@@ -157,9 +157,20 @@ pub fn norm_conv2d(x: &Tensor, norm: Normalisation<'_>, convolution: Convolution
     Ok(Tensor::from_vec(y, shape, x.device())?)
 }
 
+/// [`enlarged_conv2d`] for a [`residual_block`] that follows, which takes bf16 as well: so it comes where weights are packed, in
+/// half of the memory.
+pub fn enlarged_conv2d_for_block(x: &Tensor, size: (usize, usize), convolution: Convolution<'_>) -> Result<Tensor> {
+    enlarged::<u16>(x, size, convolution)
+}
+
 /// `conv2d` of `x` enlarged to `height` x `width` by repeating the nearest position before.
 /// Shapes: `x` (B, H, W, I); returns (B, H', W', O).
-pub fn enlarged_conv2d(x: &Tensor, (height, width): (usize, usize), convolution: Convolution<'_>) -> Result<Tensor> {
+pub fn enlarged_conv2d(x: &Tensor, size: (usize, usize), convolution: Convolution<'_>) -> Result<Tensor> {
+    enlarged::<f32>(x, size, convolution)
+}
+
+/// The same, as numbers of type `Y` where weights are packed, and else in f32.
+fn enlarged<Y: Number>(x: &Tensor, (height, width): (usize, usize), convolution: Convolution<'_>) -> Result<Tensor> {
     let _span = profile::kernel(|| {
         let positions = x.dims().iter().skip(1).take(2).product::<usize>().max(1);
         let grown = (height * width) as f64 / positions as f64;
@@ -169,7 +180,7 @@ pub fn enlarged_conv2d(x: &Tensor, (height, width): (usize, usize), convolution:
         return convolution.of(&reference::enlarge(x, height, width)?);
     }
     if let Weight::Packed(packed) = convolution.weight {
-        return packed::fused::conv2d::<f32>(x, (convolution, packed), Some((height, width)), None);
+        return packed::fused::conv2d::<Y>(x, (convolution, packed), Some((height, width)), None);
     }
     let x = x.contiguous()?;
     let (y, shape) = convolution.forward(x.shape(), Some((height, width)), |forward| {
@@ -178,21 +189,6 @@ pub fn enlarged_conv2d(x: &Tensor, (height, width): (usize, usize), convolution:
         Ok((y, forward.shape()))
     })?;
     Ok(Tensor::from_vec(y, shape, x.device())?)
-}
-
-/// [`enlarged_conv2d`] for a [`residual_block`] that follows, which takes bf16 as well: so it comes where weights are packed, in
-/// half of the memory.
-pub fn enlarged_conv2d_for_block(x: &Tensor, size: (usize, usize), convolution: Convolution<'_>) -> Result<Tensor> {
-    match convolution.weight {
-        Weight::Packed(packed) if joins(x, &[], &[convolution]) => {
-            let _span = profile::kernel(|| {
-                let grown = (size.0 * size.1) as f64 / x.dims().iter().skip(1).take(2).product::<usize>().max(1) as f64;
-                (format!("enlarged convolution {}", convolution.told(x)), grown * convolution.flops(x))
-            });
-            packed::fused::conv2d::<u16>(x, (convolution, packed), Some(size), None)
-        }
-        _ => enlarged_conv2d(x, size, convolution),
-    }
 }
 
 /// `y + conv2d(x)`. Shapes: `x` (B, H, W, I), `y` (B, H', W', O); returns that of `y`.

@@ -30,7 +30,7 @@ pub use fused::{
     Convolution, Normalisation, Residual, add_conv2d, enlarged_conv2d, enlarged_conv2d_for_block, norm_conv2d,
     residual_block,
 };
-pub use moments::Moments;
+pub use moments::{GroupMoments, Moments};
 pub(crate) use native::with_values;
 pub use packed::{Isa, Packed, of_f16, of_f32, pack, pack_rows};
 pub use threads::{is_alone, on_this_thread};

@@ -19,6 +19,10 @@ pub struct Moments {
     values: Vec<f32>,
 }
 
+/// Mean and variance of each group of channels of one picture.
+#[derive(Debug, Clone)]
+pub struct GroupMoments(pub(super) Vec<(f64, f64)>);
+
 impl Moments {
     /// Those of `x`, rows of `channels` values. They are read once: of some at a time, few enough to stay in the cache.
     pub(super) fn of<T: Number>(x: &[T], channels: usize) -> Self {
@@ -48,16 +52,11 @@ impl Moments {
         Ok(())
     }
 
-    /// Positions that were looked at.
-    fn count(&self) -> usize {
-        self.positions.iter().sum()
-    }
-
-    /// Mean and variance over all positions of each of `groups` groups of channels. They are put together in f64 (Chan,
-    /// Golub and LeVeque 1983), so that nothing cancels.
-    pub(super) fn of_groups(&self, groups: usize, channels: usize) -> Vec<(f64, f64)> {
+    /// Those of each of `groups` groups of channels over all positions. They are put together in f64 (Chan, Golub and LeVeque
+    /// 1983), so that nothing cancels.
+    pub fn of_groups(&self, groups: usize, channels: usize) -> GroupMoments {
         let per_group = channels / groups;
-        let count = (self.count() * per_group) as f64;
+        let count = (self.positions.iter().sum::<usize>() * per_group) as f64;
         let of_group = |group: usize| {
             let parts = self.values.chunks_exact(2 * channels).zip(&self.positions).map(|(moments, &positions)| {
                 let (means, squares) = moments.split_at(channels);
@@ -70,7 +69,7 @@ impl Moments {
             let squares: f64 = parts.map(|(rows, means, squares)| sum(squares) + rows * apart(means)).sum();
             (mean, squares / count)
         };
-        (0..groups).map(of_group).collect()
+        GroupMoments((0..groups).map(of_group).collect())
     }
 }
 

@@ -2,12 +2,13 @@
 
 use super::Activation;
 use super::math::{sigmoid, vectorised};
-use super::moments::{CHUNK, Moments};
+use super::moments::{CHUNK, GroupMoments, Moments};
 use super::native::{gradient, output, values, with_values};
 use super::packed::activation;
 use super::packed::round::Number;
 use super::threads;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use std::borrow::Borrow;
 
 /// Arguments: x (B, .., C), w (C), b (C). Statistics are taken over `positions` rows of C values at a time and over the
 /// channels of one group.
@@ -58,9 +59,7 @@ impl Affine {
             }
         });
     }
-}
 
-impl Affine {
     /// The same for one row of positions, as the bits of bf16.
     #[inline(always)]
     pub(super) fn apply_rounded<T: Number>(&self, sample: usize, x: &[T], y: &mut [u16]) {
@@ -75,26 +74,34 @@ impl Affine {
 }
 
 impl Norm {
-    fn statistics(&self, moments: &Moments, channels: usize) -> Statistics {
+    fn statistics(&self, moments: &GroupMoments, channels: usize) -> Statistics {
         let per_group = channels / self.groups;
-        let of_group = |(mean, variance): (f64, f64)| (mean, 1.0 / (variance + self.eps).sqrt());
-        let (mean, inverse): (Vec<_>, Vec<_>) =
-            moments.of_groups(self.groups, channels).into_iter().map(of_group).unzip();
+        let of_group = |(mean, variance): &(f64, f64)| (*mean, 1.0 / (variance + self.eps).sqrt());
+        let (mean, inverse): (Vec<_>, Vec<_>) = moments.0.iter().map(of_group).unzip();
         Statistics { mean: spread(&mean, per_group), inverse: spread(&inverse, per_group) }
     }
 
     /// What it does to each of the samples that `x` has.
     pub(super) fn affine<T: Number>(&self, x: &[T], w: &[f32], b: &[f32]) -> Affine {
         let samples = x.chunks_exact((self.positions * w.len()).max(1));
-        self.affine_of(samples.map(|sample| Moments::of(sample, w.len())), w, b)
+        self.affine_of(samples.map(|sample| self.moments(sample, w.len())), w, b)
+    }
+
+    fn moments<T: Number>(&self, sample: &[T], channels: usize) -> GroupMoments {
+        Moments::of(sample, channels).of_groups(self.groups, channels)
     }
 
     /// What it does to samples of which these are the moments.
-    pub(super) fn affine_of(&self, samples: impl Iterator<Item = Moments>, w: &[f32], b: &[f32]) -> Affine {
+    pub(super) fn affine_of(
+        &self,
+        samples: impl Iterator<Item = impl Borrow<GroupMoments>>,
+        w: &[f32],
+        b: &[f32],
+    ) -> Affine {
         let channels = w.len();
         let (mut scale, mut shift) = (Vec::new(), Vec::new());
         for moments in samples {
-            let Statistics { mean, inverse } = self.statistics(&moments, channels);
+            let Statistics { mean, inverse } = self.statistics(moments.borrow(), channels);
             scale.extend(w.iter().zip(&inverse).map(|(w, i)| w * i));
             let scale = &scale[scale.len() - channels..];
             shift.extend(b.iter().zip(&mean).zip(scale).map(|((b, m), s)| b - m * s));
@@ -111,7 +118,7 @@ impl Norm {
     fn backward_sample(&self, [x, w, b, dy]: [&[f32]; 4], dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
         let channels = w.len();
         let per_group = channels / self.groups;
-        let Statistics { mean, inverse } = self.statistics(&Moments::of(x, channels), channels);
+        let Statistics { mean, inverse } = self.statistics(&self.moments(x, channels), channels);
         let silu = self.activation == Activation::Silu;
         let (mut sum_dz, mut sum_dz_xh) = (vec![0.0f32; channels], vec![0.0f32; channels]);
         // Slices of one known length, here and below, so that the compiler drops the bounds checks and can vectorise.

@@ -1,7 +1,7 @@
 //! Weights in bf16, laid out for the processor's matrix instructions, and the products with them.
 //!
 //! Activations are rounded to bf16 as they go into a product, sums are kept in f32, and what lies between products stays in
-//! f32. A product is computed in blocks of 32 rows by 32 columns: see `tile`.
+//! f32, but for what is of use to a product alone. A product is computed in blocks of 32 rows by 32 columns: see `tile`.
 
 pub(super) mod activation;
 mod amx;
@@ -49,12 +49,23 @@ pub(super) fn steps(inputs: usize) -> usize {
     inputs.div_ceil(DEPTH)
 }
 
+/// How many panels there are, and the numbers of each.
+fn panels_of(outputs: usize, taps: usize, inputs: usize) -> [usize; 2] {
+    [outputs.div_ceil(PAIR) * 2, taps * steps(inputs) * STEP]
+}
+
+/// Room for panels, which begin as zeros.
+fn room_for([count, length]: [usize; 2]) -> Vec<bf16> {
+    let mut panels = vec![bf16::ZERO; count * length];
+    pages::ask_for_large(panels.as_mut_ptr(), panels.len());
+    panels
+}
+
 impl Packed {
     /// A weight with these dimensions, (O, I) or (O, kh, kw, I), whose panels are those that [`pack`] made.
     pub fn new(panels: Tensor, dims: &[usize]) -> Result<Self> {
         let (outputs, kernel, inputs) = sizes(dims);
-        let expected = [outputs.div_ceil(PAIR) * 2, kernel.0 * kernel.1 * steps(inputs) * STEP];
-        if panels.dims() != expected || panels.dtype() != DType::BF16 {
+        if panels.dims() != panels_of(outputs, kernel.0 * kernel.1, inputs) || panels.dtype() != DType::BF16 {
             let message = format!("packed weights: {:?} are no panels of {dims:?}", panels.dims());
             return Err(candle_core::Error::Msg(message).into());
         }
@@ -162,9 +173,8 @@ pub fn pack_rows<T: Copy + Default + Send + Sync>(
 ) -> Result<Tensor> {
     let (outputs, (height, width), inputs) = sizes(dims);
     let (taps, row) = (height * width, height * width * inputs);
-    let shape = (outputs.div_ceil(PAIR) * 2, taps * steps(inputs) * STEP);
-    let mut panels = vec![bf16::ZERO; shape.0 * shape.1];
-    pages::ask_for_large(panels.as_mut_ptr(), panels.len());
+    let shape = panels_of(outputs, taps, inputs);
+    let mut panels = room_for(shape);
     let together = (READ / (WIDTH * row).max(1)).max(1);
     let several = |(i, panels): (usize, &mut [bf16])| -> Result<()> {
         use half::slice::HalfFloatSliceExt;
@@ -176,15 +186,15 @@ pub fn pack_rows<T: Copy + Default + Send + Sync>(
         let mut values = vec![T::default(); rows * row];
         read(first, &mut values)?;
         let panels: &mut [u16] = panels.reinterpret_cast_mut();
-        for (values, panel) in values.chunks((WIDTH * row).max(1)).zip(panels.chunks_exact_mut(shape.1)) {
+        for (values, panel) in values.chunks((WIDTH * row).max(1)).zip(panels.chunks_exact_mut(shape[1])) {
             fill(panel, values, (taps, inputs), &round);
         }
         Ok(())
     };
     if row > 0 && outputs > 0 {
-        panels.par_chunks_mut(together * shape.1).enumerate().try_for_each(several)?;
+        panels.par_chunks_mut(together * shape[1]).enumerate().try_for_each(several)?;
     }
-    Ok(Tensor::from_vec(panels, Shape::from(shape), &Device::Cpu)?)
+    Ok(Tensor::from_vec(panels, &shape[..], &Device::Cpu)?)
 }
 
 /// A panel of up to 16 rows.

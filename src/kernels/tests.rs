@@ -399,6 +399,7 @@ fn parts_of_a_picture_that_know_its_moments_are_parts_of_what_it_becomes() {
     let x = var(&[1, 96, 64, 16], 5).as_tensor().detach();
     let mut moments = Moments::default();
     [0, 32, 64].into_iter().try_for_each(|first| moments.add(&x.narrow(1, first, 32)?)).unwrap();
+    let moments = moments.of_groups(4, 16);
     for (p, most) in [(&p, 2e-5), (&packed, 2e-2)] {
         let norm = Normalisation {
             weight: &p.tensors[0],

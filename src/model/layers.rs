@@ -5,8 +5,8 @@
 
 use crate::Result;
 use crate::kernels::{
-    self, Activation, AttentionBlock, Convolution, FeedForward, Moments, Normalisation, Packed, Padding, Products,
-    Residual, Weight,
+    self, Activation, AttentionBlock, Convolution, FeedForward, GroupMoments, Moments, Normalisation, Packed, Padding,
+    Products, Residual, Weight,
 };
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -227,8 +227,13 @@ impl GroupNorm {
         self.weight.elem_count()
     }
 
+    /// Those of its groups, of a picture with these moments.
+    pub fn moments(&self, of_channels: &Moments) -> GroupMoments {
+        of_channels.of_groups(self.groups, self.channels())
+    }
+
     /// The same for a part of a picture, of which the whole has these moments.
-    pub fn knowing<'a>(&'a self, moments: &'a Moments) -> Normalisation<'a> {
+    pub fn knowing<'a>(&'a self, moments: &'a GroupMoments) -> Normalisation<'a> {
         Normalisation { moments: Some(moments), ..self.into() }
     }
 

@@ -205,7 +205,7 @@ impl Decoder {
         let most = height * width * self.conv_norm_out.channels();
         let x = Source::Kept(Bands::of(&x)?);
         let x = self.up_blocks.iter().try_fold(x, |x, block| block.forward_bands(x, most))?;
-        let moments = x.moments()?;
+        let moments = self.conv_norm_out.moments(&x.moments()?);
         let norm = self.conv_norm_out.knowing(&moments);
         let mut picture = Bands::default();
         for band in bands_of(height) {

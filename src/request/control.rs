@@ -49,9 +49,14 @@ impl ControlSetting {
     /// Whether the net counts in step `step`, from 0, of `steps`: where all of the step lies between start and end, as
     /// diffusers has it.
     pub fn counts_in(&self, step: usize, steps: usize) -> bool {
-        let share = |step: usize| step as f64 / steps as f64;
-        share(step) >= self.start && share(step + 1) <= self.end
+        lies_within(step, steps, (self.start, self.end))
     }
+}
+
+/// Whether all of step `step`, from 0, of `steps` lies between two shares of them.
+pub(super) fn lies_within(step: usize, steps: usize, (start, end): (f64, f64)) -> bool {
+    let share = |step: usize| step as f64 / steps as f64;
+    share(step) >= start && share(step + 1) <= end
 }
 
 /// `NAME:WEIGHT:START:END`, what is usual left out at the end.

@@ -2,6 +2,7 @@
 
 use super::GenerateRequest;
 use super::check::{Checker, choice};
+use super::control::lies_within;
 use super::plan::{Facts, Plan};
 use super::task::TaskKind;
 use crate::diffusion::sampler::Sampler;
@@ -75,8 +76,7 @@ impl Economy {
 
     /// Whether guidance steers in step `step`, from 0, of `steps`.
     pub fn guides(&self, step: usize, steps: usize) -> bool {
-        let share = |step: usize| step as f64 / steps as f64;
-        share(step) >= self.guide_from && share(step + 1) <= self.guide_to
+        lies_within(step, steps, (self.guide_from, self.guide_to))
     }
 
     /// The name of the preset that this is, in this version of the program.

@@ -10,7 +10,7 @@ use crate::kernels::math::{gelu_for_bf16, silu_for_bf16, vectorised};
 pub(in crate::kernels) fn round<T: Number>(x: &[T], y: &mut [u16]) {
     let done = wide::round(x, y);
     if done < x.len() {
-        vectorised!(|| y[done..].iter_mut().zip(&x[done..]).for_each(|(y, v)| *y = bits(v.wide())));
+        vectorised!(|| y[done..].iter_mut().zip(&x[done..]).for_each(|(y, v)| *y = v.bits()));
     }
 }
 
@@ -46,11 +46,11 @@ pub(super) fn gate(block: &Block, count: usize, biases: [&[f32; WIDTH]; 2], (y, 
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use super::{Block, Number, WIDTH, avx512};
-    use crate::kernels::math::{EXP2_FROM_0, UPPER};
+    use super::avx512::{self, exp2, polynomial, store};
+    use super::{Block, Number, WIDTH};
+    use crate::kernels::math::UPPER;
     use std::arch::x86_64::*;
     use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
-    use std::mem::transmute;
 
     /// As many as there are in whole vectors; returns how many that are.
     pub(super) fn round<T: Number>(x: &[T], y: &mut [u16]) -> usize {
@@ -154,39 +154,10 @@ mod wide {
         }
     }
 
-    /// # Safety
-    ///
-    /// The processor has AVX-512 BF16; there is room for sixteen numbers.
-    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512dq,avx512vl")]
-    #[allow(unsafe_code)]
-    unsafe fn store(v: __m512, place: *mut u16) {
-        // SAFETY: as for this function.
-        unsafe { _mm256_storeu_si256(place.cast(), transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))) };
-    }
-
-    /// `2^x` to four digits.
-    #[target_feature(enable = "avx512f,avx512dq")]
-    fn exp2(x: __m512) -> __m512 {
-        const FRACTION: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
-        let r = _mm512_reduce_ps::<FRACTION>(x);
-        // Takes the whole number below `x` for the power.
-        _mm512_scalef_ps(polynomial(r, &EXP2_FROM_0), x)
-    }
-
-    /// With these coefficients, from the constant on.
-    #[target_feature(enable = "avx512f")]
-    fn polynomial<const N: usize>(x: __m512, coefficients: &[f32; N]) -> __m512 {
-        let mut y = _mm512_set1_ps(coefficients[N - 1]);
-        for c in coefficients[..N - 1].iter().rev() {
-            y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(*c));
-        }
-        y
-    }
-
     /// See `math::silu_for_bf16`.
     #[target_feature(enable = "avx512f,avx512dq")]
     fn silu(x: __m512) -> __m512 {
-        let power = exp2(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)));
+        let power = exp2(!0, _mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)));
         _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(power, _mm512_set1_ps(1.0))))
     }
 
@@ -194,7 +165,7 @@ mod wide {
     #[target_feature(enable = "avx512f,avx512dq")]
     fn gelu(x: __m512) -> __m512 {
         let one = _mm512_set1_ps(1.0);
-        let gauss = exp2(_mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.5 * LOG2_E)));
+        let gauss = exp2(!0, _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.5 * LOG2_E)));
         let t = _mm512_rcp14_ps(_mm512_fmadd_ps(_mm512_abs_ps(x), _mm512_set1_ps(UPPER.0 * FRAC_1_SQRT_2), one));
         let upper = _mm512_mul_ps(_mm512_mul_ps(t, polynomial(t, &UPPER.1)), _mm512_mul_ps(gauss, _mm512_set1_ps(0.5)));
         let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_setzero_ps());

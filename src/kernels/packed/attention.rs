@@ -13,6 +13,7 @@ use super::{avx512, interleave, round, steps};
 use crate::kernels::math::{exp2, vectorised};
 use crate::kernels::threads;
 use std::convert::Infallible;
+use std::ops::Range;
 
 /// Keys whose scores are there at a time: with 32 queries 128 KiB.
 const KEYS: usize = 1024;
@@ -95,7 +96,7 @@ pub(in crate::kernels) fn attention(isa: Isa, s: Sizes, [q, k, v]: [&[f32]; 3]) 
 /// A number as bf16, times `scale` where that has not been done: what is bf16 has been scaled.
 #[inline(always)]
 fn scaled<T: Number>(v: T, scale: f32) -> u16 {
-    if T::ROUNDED { u16::of(v.wide()) } else { u16::of(v.wide() * scale) }
+    if T::ROUNDED { v.bits() } else { round::bits(v.wide() * scale) }
 }
 
 /// Tells `put` for each query and head where its result goes, a row and a column, and the result.
@@ -236,9 +237,10 @@ impl Head<'_> {
             round_queries(s, q, (count, s.scale()), queries);
             work.results.iter_mut().for_each(|block| *block = Block::zero());
             let longest = queries.chunks_exact(depth).map(square).fold(0.0, f32::max).sqrt();
+            let rows = Rows { values: queries, stride: depth, taps: &[0], steps: steps(depth) };
             let sums = match longest * self.longest <= MOST {
-                true => self.weigh_all(queries, (first, count), weights, work),
-                false => self.soften_all(queries, (first, count), weights, work),
+                true => self.weigh_all(rows, first..first + count, weights, work),
+                false => self.soften_all(rows, first..first + count, weights, work),
             };
             for (row, sum) in sums.iter().take(count).enumerate() {
                 let inverse = 1.0 / sum;
@@ -250,33 +252,27 @@ impl Head<'_> {
         });
     }
 
-    /// Powers of the scores as they are, times values, into `work.results`; returns the sums of the powers.
-    fn weigh_all(
-        &self,
-        queries: &[u16],
-        (first, count): (usize, usize),
-        weights: &mut [u16],
-        work: &mut Work,
-    ) -> [f32; PAIR] {
+    /// Powers of the scores of queries, which are those in `own` and the `rows`, as they are, times values, into
+    /// `work.results`; returns the sums of the powers.
+    fn weigh_all(&self, rows: Rows<'_>, own: Range<usize>, weights: &mut [u16], work: &mut Work) -> [f32; PAIR] {
         let (s, depth) = (self.s, self.s.padded_head());
-        let rows = Rows { values: queries, stride: depth, taps: &[0], steps: steps(depth) };
-        let furthest = s.seen(first + count - 1);
+        let furthest = s.seen(own.end - 1);
         let mut sums = [[0.0f32; WIDTH]; PAIR];
         for from in (0..furthest).step_by(SHORT) {
             let to = (from + SHORT).min(furthest.next_multiple_of(PAIR));
             let scores = &mut work.scores[..(to - from) / PAIR];
             self.ready.multiply_many(rows, &self.keys[from * depth..to * depth], scores);
             for (i, scores) in scores.iter().enumerate() {
-                let seen = std::array::from_fn(|row| s.seen(first + row).saturating_sub(from + i * PAIR).min(PAIR));
+                let seen = std::array::from_fn(|row| s.seen(own.start + row).saturating_sub(from + i * PAIR).min(PAIR));
                 let weights = (&mut weights[i * PAIR..], SHORT);
                 match self.ready.has_vectors() {
                     true => avx512::weigh(scores, &seen, weights, &mut sums),
                     false => weigh(scores, &seen, weights, &mut sums),
                 }
             }
-            let rows = Rows { values: weights, stride: SHORT, taps: &[0], steps: scores.len() };
+            let weights = Rows { values: weights, stride: SHORT, taps: &[0], steps: scores.len() };
             for (i, result) in work.results.iter_mut().enumerate() {
-                self.ready.multiply_onto(rows, self.values(i, from, scores.len()), result);
+                self.ready.multiply_onto(weights, self.values(i, from, scores.len()), result);
             }
         }
         sums.map(|sums| sums.iter().sum())
@@ -290,27 +286,20 @@ impl Head<'_> {
     }
 
     /// The same with the largest score so far taken off.
-    fn soften_all(
-        &self,
-        queries: &[u16],
-        (first, count): (usize, usize),
-        weights: &mut [u16],
-        work: &mut Work,
-    ) -> [f32; PAIR] {
+    fn soften_all(&self, rows: Rows<'_>, own: Range<usize>, weights: &mut [u16], work: &mut Work) -> [f32; PAIR] {
         let Work { scores, results, product, .. } = work;
         scores.resize(KEYS.min(self.s.padded_keys()) / PAIR, Block::zero());
         let (s, depth) = (self.s, self.s.padded_head());
         let (mut tops, mut sums) = ([f32::NEG_INFINITY; PAIR], [0.0f32; PAIR]);
-        let rows = Rows { values: queries, stride: depth, taps: &[0], steps: steps(depth) };
-        let furthest = s.seen(first + count - 1);
+        let furthest = s.seen(own.end - 1);
         for from in (0..furthest).step_by(KEYS) {
             let to = (from + KEYS).min(furthest.next_multiple_of(PAIR));
             let blocks = (to - from) / PAIR;
             self.ready.multiply_many(rows, &self.keys[from * depth..to * depth], &mut scores[..blocks]);
             let factors = vectorised!(|| {
                 let mut factors = [1.0f32; PAIR];
-                for row in 0..count {
-                    let seen = s.seen(first + row).saturating_sub(from).min(to - from);
+                for row in 0..own.len() {
+                    let seen = s.seen(own.start + row).saturating_sub(from).min(to - from);
                     let weights = &mut weights[row * KEYS..row * KEYS + to - from];
                     let (top, sum) = match self.ready.has_vectors() {
                         true => avx512::soften(&scores[..blocks], row, seen, tops[row], weights),

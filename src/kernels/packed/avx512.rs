@@ -82,7 +82,6 @@ mod x86 {
         }
         let top = _mm512_reduce_max_ps(_mm512_max_ps(tops[0], tops[1]));
         let (tops, mut sums) = (_mm512_set1_ps(top), [_mm512_setzero_ps(); 2]);
-        let constants = EXP2.map(|c| _mm512_set1_ps(c));
         for (i, block) in scores.iter().enumerate() {
             let row = block.0[row].as_ptr();
             for (half, sum) in sums.iter_mut().enumerate() {
@@ -93,17 +92,13 @@ mod x86 {
                     let apart = _mm512_sub_ps(scores, tops);
                     let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(apart);
                     let r = _mm512_sub_ps(apart, whole);
-                    let mut power = constants[4];
-                    for c in [constants[3], constants[2], constants[1], constants[0]] {
-                        power = _mm512_fmadd_ps(power, r, c);
-                    }
+                    let power = polynomial(r, &EXP2);
                     let power = match (i + 1) * PAIR <= seen {
                         true => _mm512_scalef_ps(power, whole),
                         false => _mm512_maskz_scalef_ps(mask(seen, first), power, whole),
                     };
                     *sum = _mm512_add_ps(*sum, power);
-                    let rounded: __m256i = transmute(_mm512_cvtneps_pbh(power));
-                    _mm256_storeu_si256(weights.as_mut_ptr().add(first).cast(), rounded);
+                    store(power, weights.as_mut_ptr().add(first));
                 }
             }
         }
@@ -126,6 +121,38 @@ mod x86 {
         }
     }
 
+    /// Sixteen numbers as bf16.
+    ///
+    /// # Safety
+    ///
+    /// The processor has AVX-512 BF16; there is room for them.
+    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512dq,avx512vl")]
+    #[allow(unsafe_code)]
+    pub(in crate::kernels::packed) unsafe fn store(v: __m512, place: *mut u16) {
+        // SAFETY: as for this function.
+        unsafe { _mm256_storeu_si256(place.cast(), transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))) };
+    }
+
+    /// `2^x` to four digits where `mask` says so, and else 0.
+    #[target_feature(enable = "avx512f,avx512dq")]
+    pub(in crate::kernels::packed) fn exp2(mask: __mmask16, x: __m512) -> __m512 {
+        // The part of a number behind its point, counted from the whole number below it.
+        const FRACTION: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+        let r = _mm512_reduce_ps::<FRACTION>(x);
+        // Takes the whole number below `x` for the power.
+        _mm512_maskz_scalef_ps(mask, polynomial(r, &EXP2_FROM_0), x)
+    }
+
+    /// With these coefficients, from the constant on.
+    #[target_feature(enable = "avx512f")]
+    pub(in crate::kernels::packed) fn polynomial<const N: usize>(x: __m512, coefficients: &[f32; N]) -> __m512 {
+        let mut y = _mm512_set1_ps(coefficients[N - 1]);
+        for c in coefficients[..N - 1].iter().rev() {
+            y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(*c));
+        }
+        y
+    }
+
     /// # Safety
     ///
     /// The processor has AVX-512 BF16; there is room for the weights of 32 rows.
@@ -137,25 +164,15 @@ mod x86 {
         (weights, stride): (&mut [u16], usize),
         sums: &mut [[f32; WIDTH]; PAIR],
     ) {
-        // The part of a number behind its point, counted from the whole number below it.
-        const FRACTION: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
-        let constants = EXP2_FROM_0.map(|c| _mm512_set1_ps(c));
         for (i, ((scores, seen), sum)) in scores.0.iter().zip(seen).zip(sums).enumerate() {
             for half in 0..2 {
                 // SAFETY: a row of a block has sixteen scores from either half on, and there is room for as many weights.
                 unsafe {
                     let scores = _mm512_loadu_ps(scores.as_ptr().add(half * WIDTH));
-                    let r = _mm512_reduce_ps::<FRACTION>(scores);
-                    let mut power = constants[3];
-                    for c in [constants[2], constants[1], constants[0]] {
-                        power = _mm512_fmadd_ps(power, r, c);
-                    }
-                    // Takes the whole number below for the power.
-                    let power = _mm512_maskz_scalef_ps(mask(*seen, half * WIDTH), power, scores);
+                    let power = exp2(mask(*seen, half * WIDTH), scores);
                     let place = sum.as_mut_ptr();
                     _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), power));
-                    let rounded: __m256i = transmute(_mm512_cvtneps_pbh(power));
-                    _mm256_storeu_si256(weights.as_mut_ptr().add(i * stride + half * WIDTH).cast(), rounded);
+                    store(power, weights.as_mut_ptr().add(i * stride + half * WIDTH));
                 }
             }
         }
@@ -207,7 +224,7 @@ mod x86 {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{is_fast, is_here, multiply, soften, weigh};
+pub(super) use x86::{exp2, is_fast, is_here, multiply, polynomial, soften, store, weigh};
 
 #[cfg(not(target_arch = "x86_64"))]
 mod elsewhere {

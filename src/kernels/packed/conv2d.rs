@@ -5,10 +5,10 @@
 //! rows, shifted. Between two rows lie as many columns of zeros as either side needs; what is computed for those is dropped.
 
 use super::isa::Isa;
-use super::linear::{Added, give_rows, strips};
-use super::product::{Form, Panels, Strip, Target, multiply};
+use super::linear::{Added, Results, strips};
+use super::product::{Form, Panels, Strip, Target};
 use super::round::Number;
-use super::tile::{DEPTH, PAIR};
+use super::tile::DEPTH;
 use super::{Packed, activation, steps};
 use crate::kernels::conv2d::{Sizes, nearest};
 use crate::kernels::math::vectorised;
@@ -42,14 +42,13 @@ impl Convolution<'_> {
         added: Added<'_>,
         onto: Option<Vec<Y>>,
     ) -> Result<Vec<Y>> {
-        let added = Added { onto: onto.is_some(), ..added };
         let s = self.sizes;
         let pointwise = s.kernel_height * s.kernel_width == 1 && s.padding == crate::kernels::Padding::same(0);
-        if s.stride == 1 && (!pointwise || [s.height, s.width] != s.source || self.affine.is_some()) {
-            self.shifted(isa, x, added, onto)
-        } else {
-            self.unfolded(isa, x, added, onto)
-        }
+        let shifts = s.stride == 1 && (!pointwise || [s.height, s.width] != s.source || self.affine.is_some());
+        self.give(added, onto, |results| match shifts {
+            true => self.shifted(isa, x, results),
+            false => self.unfolded(isa, x, results),
+        })
     }
 
     /// Numbers of a position, filled up.
@@ -57,13 +56,7 @@ impl Convolution<'_> {
         self.sizes.inputs.next_multiple_of(DEPTH)
     }
 
-    fn shifted<X: Number, Y: Number>(
-        &self,
-        isa: Isa,
-        x: &[X],
-        added: Added<'_>,
-        onto: Option<Vec<Y>>,
-    ) -> Result<Vec<Y>> {
+    fn shifted<X: Number, Y: Number>(&self, isa: Isa, x: &[X], results: Results<'_, Y>) {
         let (s, depth) = (self.sizes, self.depth());
         // With more padding than a kernel reaches, a row has more results than that.
         let pitch = (s.width + s.padding.left.max(s.padding.right)).max(s.out_width);
@@ -84,24 +77,28 @@ impl Convolution<'_> {
             })
             .collect();
         let fill = |strip: Strip, values: &mut [u16]| self.fill(x, strip, pitch, values);
-        self.give(onto, |target, panels| {
-            multiply(isa, &form, panels, &strips, fill, |strip, row, pair, block| {
-                let sample = strip.first / s.out_height;
-                let place = |i: usize| {
-                    let (down, across) = (i / pitch, i % pitch);
-                    let there = i < strip.rows && across < s.out_width;
-                    there.then_some(((strip.first + down) * s.out_width + across, sample))
-                };
-                give_rows(target, place, (row, pair * PAIR), block, added);
-            });
-        })
+        let place = |strip: Strip, i: usize| {
+            let (down, across) = (i / pitch, i % pitch);
+            let there = i < strip.rows && across < s.out_width;
+            there.then_some(((strip.first + down) * s.out_width + across, strip.first / s.out_height))
+        };
+        results.multiply(isa, &form, &strips, fill, place);
     }
 
     /// What `write` writes, which is all of it, or adds to `onto`.
-    fn give<Y: Number>(&self, onto: Option<Vec<Y>>, write: impl FnOnce(&Target<'_, Y>, &Panels<'_>)) -> Result<Vec<Y>> {
+    fn give<Y: Number>(
+        &self,
+        added: Added<'_>,
+        onto: Option<Vec<Y>>,
+        write: impl FnOnce(Results<'_, Y>),
+    ) -> Result<Vec<Y>> {
         let (rows, columns) = (self.sizes.positions, self.sizes.outputs);
-        let write =
-            |target: &Target<'_, Y>| self.weights.with_panels(|bits| write(target, &Panels::in_order(bits, columns)));
+        let added = Added { onto: onto.is_some(), ..added };
+        let write = |target: &Target<'_, Y>| {
+            self.weights.with_panels(|bits| {
+                write(Results { target, panels: &Panels::in_order(bits, columns), added });
+            })
+        };
         if let Some(mut y) = onto {
             assert_eq!(y.len(), rows * columns, "what is added to has another shape");
             write(&Target::of(&mut y, columns))?;
@@ -156,13 +153,7 @@ impl Convolution<'_> {
     }
 
     /// With the parts of a position side by side.
-    fn unfolded<X: Number, Y: Number>(
-        &self,
-        isa: Isa,
-        x: &[X],
-        added: Added<'_>,
-        onto: Option<Vec<Y>>,
-    ) -> Result<Vec<Y>> {
+    fn unfolded<X: Number, Y: Number>(&self, isa: Isa, x: &[X], results: Results<'_, Y>) {
         let (s, depth) = (self.sizes, self.depth());
         let taps = s.kernel_height * s.kernel_width;
         let row = taps * depth;
@@ -184,11 +175,7 @@ impl Convolution<'_> {
                 }
             });
         };
-        self.give(onto, |target, panels| {
-            multiply(isa, &form, panels, &strips, fill, |strip, row, pair, block| {
-                let place = |i: usize| (i < strip.rows).then(|| (strip.first + i, (strip.first + i) / of_sample));
-                give_rows(target, place, (row, pair * PAIR), block, added);
-            });
-        })
+        let place = |strip: Strip, i: usize| (i < strip.rows).then(|| (strip.first + i, (strip.first + i) / of_sample));
+        results.multiply(isa, &form, &strips, fill, place);
     }
 }

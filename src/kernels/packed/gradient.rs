@@ -8,12 +8,11 @@
 use super::isa::Isa;
 use super::product::{Target, with_lines};
 use super::tile::{Block, DEPTH, PAIR, Ready, Rows, STEP, WIDTH};
-use super::{Packed, fill, pages, round, sizes, steps};
+use super::{Packed, fill, panels_of, room_for, round, sizes, steps};
 use crate::kernels::conv2d::Sizes;
 use crate::kernels::math::vectorised;
 use crate::kernels::threads;
 use candle_core::{Device, Result, Tensor};
-use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use std::ops::Range;
 
@@ -59,12 +58,11 @@ impl Packed {
 
 /// The panels of weights of these outputs, taps and inputs: `write` writes each, knowing its number. They begin as zeros.
 fn panels((outputs, taps, inputs): (usize, usize, usize), write: impl Fn(usize, &mut [u16]) + Sync) -> Result<Tensor> {
-    let (count, length) = (outputs.div_ceil(PAIR) * 2, taps * steps(inputs) * STEP);
-    let mut panels = vec![bf16::ZERO; count * length];
-    pages::ask_for_large(panels.as_mut_ptr(), panels.len());
+    let shape = panels_of(outputs, taps, inputs);
+    let mut panels = room_for(shape);
     let bits: &mut [u16] = panels.reinterpret_cast_mut();
-    threads::for_each(bits.chunks_mut(length.max(1)).enumerate().collect(), |(i, panel)| write(i, panel));
-    Tensor::from_vec(panels, (count, length), &Device::Cpu)
+    threads::for_each(bits.chunks_mut(shape[1].max(1)).enumerate().collect(), |(i, panel)| write(i, panel));
+    Tensor::from_vec(panels, &shape[..], &Device::Cpu)
 }
 
 /// 16 numbers of row `i` of `rows` from a column on; zeros are past the last row and past its end.
@@ -164,7 +162,7 @@ fn summed<'a>(
                 let right = &seen[tap * dy.len()..(tap + 1) * dy.len()];
                 let count = PAIR.min(inputs - column);
                 multiply(isa, left, right, column, |row, block| {
-                    give(&target, (row, outputs), (tap * inputs + column, count), block, i > 0);
+                    give(&target, (row, outputs), (tap * inputs + column, count), block);
                 });
             });
         });
@@ -208,24 +206,17 @@ fn multiply(isa: Isa, left: &[u16], right: &[&[f32]], column: usize, mut give: i
     });
 }
 
-/// Writes the first `count` columns of a block, or adds them to what is there. The columns after them may be another task's.
-fn give(
-    target: &Target<'_, f32>,
-    (row, rows): (usize, usize),
-    (column, count): (usize, usize),
-    block: &Block,
-    onto: bool,
-) {
+/// Adds the first `count` columns of a block to what is there. The columns after them may be another task's.
+fn give(target: &Target<'_, f32>, (row, rows): (usize, usize), (column, count): (usize, usize), block: &Block) {
     vectorised!(|| {
         for (i, sums) in block.0.iter().take(rows - row).enumerate() {
             let (mut sums, mut before) = (*sums, [0.0; PAIR]);
             // SAFETY: no column has two tasks at a time, and the matrix has been written as zeros at least.
             #[allow(unsafe_code)]
             unsafe {
-                match (onto, count == PAIR) {
-                    (true, true) => target.read(row + i, column, &mut before),
-                    (true, false) => target.read_some(row + i, column, &mut before[..count]),
-                    (false, _) => {}
+                match count == PAIR {
+                    true => target.read(row + i, column, &mut before),
+                    false => target.read_some(row + i, column, &mut before[..count]),
                 }
                 sums.iter_mut().zip(before).for_each(|(sum, v)| *sum += v);
                 match count == PAIR {

@@ -71,13 +71,11 @@ pub(super) fn times(
 ) -> Result<Vec<f32>> {
     let (depth, columns) = (weights.inputs.next_multiple_of(DEPTH), weights.outputs);
     let (form, strips) = (Form::of_rows(depth), strips(rows, depth, STRIP));
+    let place = |strip: Strip, i: usize| (i < strip.rows).then_some((strip.first + i, 0));
     let write = |target: &Target<'_, f32>| {
         weights.with_panels(|bits| {
-            let panels = Panels::in_order(bits, columns);
-            multiply(isa, &form, &panels, &strips, fill, |strip, row, pair, block| {
-                let place = |i: usize| (i < strip.rows).then_some((strip.first + i, 0));
-                give_rows(target, place, (row, pair * PAIR), block, added);
-            });
+            let panels = &Panels::in_order(bits, columns);
+            Results { target, panels, added }.multiply(isa, &form, &strips, fill, place);
         })
     };
     // SAFETY: the strips are all rows, and the panels all columns.
@@ -169,6 +167,32 @@ pub(super) fn round_rows(x: &[f32], inputs: usize, values: &mut [u16]) {
             rest.fill(0);
         }
     });
+}
+
+/// What rows are multiplied with, where the results go, and what is added to them.
+#[derive(Clone, Copy)]
+pub(super) struct Results<'a, T> {
+    pub(super) target: &'a Target<'a, T>,
+    pub(super) panels: &'a Panels<'a>,
+    pub(super) added: Added<'a>,
+}
+
+impl<T: Number> Results<'_, T> {
+    /// Computes them. `fill` writes a strip as bf16, see [`multiply`], and `place` tells for each of its rows which row of the
+    /// results it is, and of which sample; some are none.
+    pub(super) fn multiply(
+        self,
+        isa: Isa,
+        form: &Form,
+        strips: &[Strip],
+        fill: impl Fn(Strip, &mut [u16]) + Sync,
+        place: impl Fn(Strip, usize) -> Option<(usize, usize)> + Sync,
+    ) {
+        let Self { target, panels, added } = self;
+        multiply(isa, form, panels, strips, fill, |strip, row, pair, block| {
+            give_rows(target, |i| place(strip, i), (row, pair * PAIR), block, added);
+        });
+    }
 }
 
 /// Writes a block that begins at `row` of a strip and at `column`, with what is added. `place` tells for each row of the

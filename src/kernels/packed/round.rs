@@ -38,6 +38,9 @@ pub(in crate::kernels) trait Number: Copy + Default + Send + Sync + 'static {
     /// As f32.
     fn wide(self) -> f32;
 
+    /// The bits of the nearest bf16.
+    fn bits(self) -> u16;
+
     /// A tensor of them.
     fn tensor(values: Vec<Self>, shape: Shape) -> Result<Tensor>;
 
@@ -56,6 +59,11 @@ impl Number for f32 {
     #[inline(always)]
     fn wide(self) -> f32 {
         self
+    }
+
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        bits(self)
     }
 
     fn tensor(values: Vec<Self>, shape: Shape) -> Result<Tensor> {
@@ -78,6 +86,11 @@ impl Number for u16 {
     #[inline(always)]
     fn wide(self) -> f32 {
         widen(self)
+    }
+
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        self
     }
 
     fn tensor(values: Vec<Self>, shape: Shape) -> Result<Tensor> {

@@ -281,9 +281,7 @@ impl Place {
             Part::Transposed => file.load(&self.stored, &self.info)?.t()?.contiguous()?,
         })
     }
-}
 
-impl Place {
     /// In the layout of [`crate::kernels::Packed`].
     fn pack(&self, file: &WeightFile) -> Result<Tensor> {
         let packed = match self.part {

@@ -204,9 +204,7 @@ impl UpBlock {
         // The way down rounds odd sizes, so that this need not be the double.
         conv.forward_enlarged(&x, (next.dim(1)?, next.dim(2)?))
     }
-}
 
-impl UpBlock {
     /// How many residual blocks it has, each with a skip connection.
     pub(super) fn len(&self) -> usize {
         self.stages.len()

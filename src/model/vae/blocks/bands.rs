@@ -20,10 +20,11 @@ impl ResnetBlock {
     /// What is between the two convolutions is computed twice: for its moments, and to go on with.
     fn in_bands(&self, mut x: Source<'_>) -> Result<Bands> {
         let [height, ..] = x.dims()?;
-        let of_input = x.moments()?;
+        let of_input = self.norm1.moments(&x.moments()?);
         let norm1 = self.norm1.knowing(&of_input);
         let between = bands_of(height).map(|band| Seen::new(&band, 1, height));
         let between = moments(between.map(|seen| seen.own(&self.conv1.forward_normed(norm1, &x.rows(seen.rows())?)?)))?;
+        let between = self.norm2.moments(&between);
         let (first, second) = ((norm1, &self.conv1), (self.norm2.knowing(&between), &self.conv2));
         let mut y = Bands::default();
         for band in bands_of(height) {

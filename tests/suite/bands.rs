@@ -91,7 +91,7 @@ fn a_picture_of_one_band_is_the_whole_one_bit_for_bit() {
 #[test]
 fn bands_serve_every_kind_of_weights_on_any_number_of_threads() {
     let tiny = Tiny::new();
-    for (products, most) in [(Products::Full, 2e-6), (Products::Brain, 6e-3)] {
+    for (products, most) in [(Products::Full, 2e-6), (Products::Brain, 2e-3)] {
         let precision = Precision::on(&Device::Cpu, None).with_products(Some(products));
         let model = Model::load(tiny.path(), &Device::Cpu, precision).unwrap();
         let Codec::Kl(model) = &*model.codec else { panic!("another codec") };

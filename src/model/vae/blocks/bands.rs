@@ -2,8 +2,10 @@
 
 use super::{DownBlock, ResnetBlock, UpBlock};
 use crate::Result;
+use crate::kernels::Products;
 use crate::model::layers::residual_block;
 use crate::model::vae::bands::{Bands, Seen, Source, bands_of, moments};
+use candle_core::{DType, Tensor};
 
 impl ResnetBlock {
     /// Of `x`, which is let go on the way. Whole where input, output and what is between take no more than `most` numbers.
@@ -22,8 +24,11 @@ impl ResnetBlock {
         let [height, ..] = x.dims()?;
         let of_input = self.norm1.moments(&x.moments()?);
         let norm1 = self.norm1.knowing(&of_input);
-        let between = bands_of(height).map(|band| Seen::new(&band, 1, height));
-        let between = moments(between.map(|seen| seen.own(&self.conv1.forward_normed(norm1, &x.rows(seen.rows())?)?)))?;
+        let between = bands_of(height).map(|band| {
+            let seen = Seen::new(&band, 1, height);
+            seen.own(&self.rounded(&self.conv1.forward_normed(norm1, &x.rows(seen.rows())?)?)?)
+        });
+        let between = moments(between)?;
         let between = self.norm2.moments(&between);
         let (first, second) = ((norm1, &self.conv1), (self.norm2.knowing(&between), &self.conv2));
         let mut y = Bands::default();
@@ -34,6 +39,14 @@ impl ResnetBlock {
             x.forget(band.end.saturating_sub(2))?;
         }
         Ok(y)
+    }
+
+    /// What is between the convolutions as it is there in a block that is computed at once.
+    fn rounded(&self, between: &Tensor) -> Result<Tensor> {
+        Ok(match self.conv1.products() {
+            Products::Full => between.clone(),
+            Products::Brain => between.to_dtype(DType::BF16)?.to_dtype(between.dtype())?,
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::math::{normal, sigmoid, vectorised};
 use super::native::{gradient, output, values, with_values};
+use super::threads;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 /// `x * sigmoid(x)`.
@@ -46,13 +47,15 @@ impl CustomOp1 for Geglu {
         *last = width;
         let x = values(x, layout)?;
         let mut y = vec![0.0; x.len() / 2];
-        vectorised!(|| {
-            for (row, out) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
-                let (value, gate) = row.split_at(width);
-                for ((o, v), g) in out.iter_mut().zip(value).zip(gate) {
-                    *o = v * g * normal(*g).0;
+        threads::for_each_part(x, &mut y, x.len() / (2 * width).max(1), |x, y| {
+            vectorised!(|| {
+                for (row, out) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
+                    let (value, gate) = row.split_at(width);
+                    for ((o, v), g) in out.iter_mut().zip(value).zip(gate) {
+                        *o = v * g * normal(*g).0;
+                    }
                 }
-            }
+            });
         });
         output(y, shape)
     }
@@ -108,9 +111,10 @@ impl CustomOp2 for AddPerSample {
 /// In place: `y` is (B, .., C) and `e` (B, C).
 pub(super) fn add_to_samples(y: &mut [f32], e: &[f32], channels: usize) {
     let sample = (y.len() * channels).checked_div(e.len()).unwrap_or_default();
-    for (y, e) in y.chunks_exact_mut(sample.max(1)).zip(e.chunks_exact(channels)) {
+    let samples: Vec<_> = y.chunks_exact_mut(sample.max(1)).zip(e.chunks_exact(channels)).collect();
+    threads::for_each(samples, |(y, e)| {
         for row in y.chunks_exact_mut(channels) {
             row.iter_mut().zip(e).for_each(|(v, e)| *v += e);
         }
-    }
+    });
 }

@@ -5,11 +5,18 @@ use super::gemm::{Matrix, Onto, product};
 use super::math::{exp, vectorised};
 use super::native::{gradient, output, values, with_values};
 use super::packed::{self, Isa};
+use super::panels::{PART, Product, WIDTH};
 use super::threads::{self, Scratch};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-/// Queries per block: with 4096 keys the scores of one take 1 MiB.
+/// Queries per block on the way back: with 4096 keys the scores of one take 1 MiB.
 const BLOCK: usize = 64;
+
+/// The same on the way forward: a multiple of the rows that are multiplied together.
+const QUERIES: usize = 48;
+
+/// Maxima and sums that run side by side.
+const LANES: usize = 16;
 
 /// Arguments: q (B, T, C), k (B, S, C), v (B, S, C).
 #[derive(Clone, Copy)]
@@ -30,6 +37,47 @@ struct Sizes {
 impl Sizes {
     fn scale(&self) -> f32 {
         (1.0 / (self.head as f64).sqrt()) as f32
+    }
+
+    /// Keys that there are scores of.
+    fn padded_keys(&self) -> usize {
+        self.keys.next_multiple_of(PART)
+    }
+
+    /// Numbers of the panels of keys of a head: its channels times 64 keys each.
+    fn key_panels(&self) -> usize {
+        self.keys.next_multiple_of(WIDTH) * self.head
+    }
+
+    /// Numbers of the panels of values of a head: all keys times 64 of its channels each.
+    fn value_panels(&self) -> usize {
+        self.head.next_multiple_of(WIDTH) * self.padded_keys()
+    }
+
+    /// The panels of keys (S, C) of the head whose channels begin with `first`.
+    fn lay_out_keys(&self, k: &[f32], first: usize, panels: &mut [f32]) {
+        for (i, panel) in panels.chunks_exact_mut(self.head * WIDTH).enumerate() {
+            for column in 0..WIDTH {
+                let key = (i * WIDTH + column < self.keys).then(|| &k[(i * WIDTH + column) * self.channels + first..]);
+                for (channel, line) in panel.chunks_exact_mut(WIDTH).enumerate() {
+                    line[column] = key.map_or(0.0, |key| key[channel]);
+                }
+            }
+        }
+    }
+
+    /// Those of values, likewise.
+    fn lay_out_values(&self, v: &[f32], first: usize, panels: &mut [f32]) {
+        for (i, panel) in panels.chunks_exact_mut(self.padded_keys() * WIDTH).enumerate() {
+            let columns = WIDTH.min(self.head - i * WIDTH);
+            let lines = panel.chunks_exact_mut(WIDTH);
+            for (key, line) in lines.enumerate() {
+                line.fill(0.0);
+                if key < self.keys {
+                    line[..columns].copy_from_slice(&v[key * self.channels + first + i * WIDTH..][..columns]);
+                }
+            }
+        }
     }
 
     /// Columns of head `h` of `rows` rows.
@@ -68,15 +116,59 @@ impl Attention {
         });
     }
 
-    /// The queries `first..` of one sample: q and y hold just their rows, k and v the whole sample.
-    fn forward_block(&self, s: Sizes, q: &[f32], k: &[f32], v: &[f32], first: usize, y: &mut [f32]) {
-        let count = q.len() / s.channels;
-        threads::with_scratch(Scratch::Activations, count * s.keys, |scores| {
-            for h in 0..self.heads {
-                self.weights(s, s.part(q, count, h), s.part(k, s.keys, h), first, scores);
-                let out = &mut y[h * s.head..];
-                let weights = Matrix::dense(scores, count, s.keys);
-                product(out, s.channels, Onto::Nothing, 1.0, weights, s.part(v, s.keys, h));
+    /// Of all samples: keys and values of each head are laid out in panels once, for all queries.
+    fn forward(&self, s: Sizes, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
+        let (of_queries, of_keys) = ((s.queries * s.channels).max(1), s.keys * s.channels);
+        let samples = q.len() / of_queries;
+        let part = s.key_panels() + s.value_panels();
+        threads::with_scratch(Scratch::Panels, samples * self.heads * part, |panels| {
+            threads::for_each(panels.chunks_mut(part.max(1)).enumerate().collect(), |(i, panels)| {
+                let (sample, first) =
+                    (i / self.heads * of_keys..(i / self.heads + 1) * of_keys, i % self.heads * s.head);
+                let (keys, values) = panels.split_at_mut(s.key_panels());
+                s.lay_out_keys(&k[sample.clone()], first, keys);
+                s.lay_out_values(&v[sample], first, values);
+            });
+            let panels = &*panels;
+            let samples = q.chunks(of_queries).zip(y.chunks_mut(of_queries)).enumerate();
+            let tasks = samples.flat_map(|(sample, (q, y))| {
+                let panels = &panels[sample * self.heads * part..][..self.heads * part];
+                let block = QUERIES * s.channels;
+                q.chunks(block).zip(y.chunks_mut(block)).enumerate().map(move |(i, (q, y))| (i * QUERIES, q, panels, y))
+            });
+            threads::for_each(tasks.collect(), |(first, q, panels, y)| self.forward_block(s, q, panels, first, y));
+        });
+    }
+
+    /// The queries `first..` of one sample: q and y hold just their rows, and panels what belongs to the whole sample.
+    fn forward_block(&self, s: Sizes, q: &[f32], panels: &[f32], first: usize, y: &mut [f32]) {
+        let (count, keys, head) = (q.len() / s.channels, s.padded_keys(), s.head.next_multiple_of(PART));
+        threads::with_scratch(Scratch::Activations, count * (s.head + keys + head), |numbers| {
+            let (queries, rest) = numbers.split_at_mut(count * s.head);
+            let (scores, results) = rest.split_at_mut(count * keys);
+            for (h, panels) in panels.chunks_exact(s.key_panels() + s.value_panels()).enumerate() {
+                let (key_panels, value_panels) = panels.split_at(s.key_panels());
+                for (to, q) in queries.chunks_exact_mut(s.head).zip(q.chunks_exact(s.channels)) {
+                    to.iter_mut().zip(&q[h * s.head..]).for_each(|(to, v)| *to = v * s.scale());
+                }
+                let (depth, apart) = (s.head, s.head * WIDTH);
+                Product { rows: queries, depth, panels: key_panels, apart, results: scores, columns: keys }.run();
+                let mut inverse = [0.0; QUERIES];
+                vectorised!(|| {
+                    for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                        let seen = if self.causal { (first + i + 1).min(s.keys) } else { s.keys };
+                        let (row, hidden) = row.split_at_mut(seen);
+                        hidden.fill(0.0);
+                        inverse[i] = soften(row);
+                    }
+                });
+                let (depth, apart) = (keys, keys * WIDTH);
+                Product { rows: scores, depth, panels: value_panels, apart, results, columns: head }.run();
+                for ((y, result), inverse) in
+                    y.chunks_exact_mut(s.channels).zip(results.chunks_exact(head)).zip(inverse)
+                {
+                    y[h * s.head..][..s.head].iter_mut().zip(result).for_each(|(y, v)| *y = v * inverse);
+                }
             }
         });
     }
@@ -110,12 +202,35 @@ impl Attention {
     }
 }
 
+/// Powers of a row of scores in place, less the largest; returns what makes their sum 1.
+#[inline(always)]
+fn soften(row: &mut [f32]) -> f32 {
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for chunk in chunks {
+        tops.iter_mut().zip(chunk).for_each(|(top, v)| *top = top.max(*v));
+    }
+    let top = tops.into_iter().fold(rest, f32::max);
+    let mut sums = [0.0; LANES];
+    let mut chunks = row.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for (sum, v) in sums.iter_mut().zip(chunk) {
+            *v = exp(*v - top);
+            *sum += *v;
+        }
+    }
+    for (sum, v) in sums.iter_mut().zip(chunks.into_remainder()) {
+        *v = exp(*v - top);
+        *sum += *v;
+    }
+    1.0 / sums.iter().sum::<f32>()
+}
+
 /// In place, subtracting the maximum first.
 #[inline(always)]
 fn softmax(row: &mut [f32]) {
-    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    row.iter_mut().for_each(|v| *v = exp(*v - top));
-    let inverse = 1.0 / row.iter().sum::<f32>();
+    let inverse = soften(row);
     row.iter_mut().for_each(|v| *v *= inverse);
 }
 
@@ -136,13 +251,7 @@ impl CustomOp3 for Attention {
         let s = self.sizes(lq.shape(), lk.shape())?;
         let (q, k, v) = (values(q, lq)?, values(k, lk)?, values(v, lv)?);
         let mut y = vec![0.0; q.len()];
-        let samples =
-            q.chunks(s.queries * s.channels).zip(k.chunks(s.keys * s.channels).zip(v.chunks(s.keys * s.channels)));
-        let tasks = samples.zip(y.chunks_mut(s.queries * s.channels)).flat_map(|((q, (k, v)), y)| {
-            let block = BLOCK * s.channels;
-            q.chunks(block).zip(y.chunks_mut(block)).enumerate().map(move |(i, (q, y))| (i * BLOCK, q, k, v, y))
-        });
-        threads::for_each(tasks.collect(), |(first, q, k, v, y)| self.forward_block(s, q, k, v, first, y));
+        self.forward(s, [q, k, v], &mut y);
         output(y, lq.shape().clone())
     }
 

@@ -1,4 +1,5 @@
-//! 2-D convolution, channels-last, as im2col and a matrix product, with its gradients.
+//! 2-D convolution, channels-last, as im2col and a matrix product, with its gradients; of 3 x 3 also by Winograd's algorithm,
+//! see `winograd`.
 //!
 //! A chunk of output positions at a time is unfolded into rows of `kh * kw * I` values, so the unfolded copy stays in the
 //! cache and memory does not grow with the picture. With channels last, each of the `kh * kw` parts of a row is one copy.
@@ -6,6 +7,7 @@
 mod forward;
 pub(super) mod rounded;
 mod sizes;
+mod winograd;
 
 use super::gemm::{Matrix, Onto, product};
 use super::linear::column_sums;

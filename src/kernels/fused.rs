@@ -8,7 +8,7 @@ use super::norm::{Affine, Norm};
 use super::packed::round::Number;
 use super::{
     Activation, GroupMoments, Padding, Products, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native,
-    packed, profile, reference, stored,
+    packed, profile, reference, stored, threads,
 };
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Storage, Tensor};
@@ -247,7 +247,9 @@ pub fn residual_block(x: &Tensor, block: Residual<'_>) -> Result<Tensor> {
         })?,
         None => {
             check(x.shape(), &shape)?;
-            with_values([&x], |[x]| h.iter_mut().zip(x).for_each(|(h, x)| *h += x))?;
+            with_values([&x], |[x]| {
+                threads::for_each_part(x, &mut h, x.len(), |x, h| h.iter_mut().zip(x).for_each(|(h, x)| *h += x));
+            })?;
         }
     }
     Ok(Tensor::from_vec(h, shape, x.device())?)

@@ -6,6 +6,7 @@ use super::math::vectorised;
 use super::native::{gradient, output, values, with_values};
 use super::packed::{self, Isa, Packed, linear::Added};
 use super::stored::{Weights, check_trainable, widened};
+use super::threads;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 /// Arguments: x (.., I), w (O, I), b (O).
@@ -36,7 +37,7 @@ impl CustomOp3 for Linear {
         let y = match self.products {
             Products::Full => {
                 // Each row starts as the bias, the product is added to it.
-                let mut y = b.repeat(x.len() / inputs);
+                let mut y = threads::repeated(b, x.len() / inputs);
                 Weights::of(w, lw)?.add_product_spread(&mut y, x);
                 y
             }

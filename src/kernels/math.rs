@@ -27,18 +27,26 @@ impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Inlined<F> {
     }
 }
 
+/// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer, which lies in the lowest bits between the two.
+const ROUND: f32 = 12_582_912.0;
+
+/// `2^n` for `n + ROUND`, with n from -126 to 127. Without a conversion to an integer, which in Rust looks for what does not fit.
+#[inline(always)]
+fn power_of_two(shifted: f32) -> f32 {
+    f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
+}
+
 /// `e^x`, relative error below 3e-7; 0 below -87, clamped above 88. Cody-Waite reduction, then a polynomial of degree 6
 /// for `e^r` on |r| <= ln(2)/2 (its Taylor terms).
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding and subtracting it rounds to the nearest integer
     let clamped = x.clamp(-87.0, 88.0);
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = (clamped - n * 0.693_359_4) + n * 2.121_944_4e-4;
     let tail = 1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0));
     let p = 1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * tail)));
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
-    if x < -87.0 { 0.0 } else { p * scale }
+    if x < -87.0 { 0.0 } else { p * power_of_two(shifted) }
 }
 
 /// The polynomial of [`exp2`], from its constant on.
@@ -50,14 +58,12 @@ pub(super) const EXP2_FROM_0: [f32; 4] = [0.999_925_2, 0.695_833_5, 0.226_067_19
 /// `2^x` for x up to 127, relative error below 4e-6; 0 below -126, and NaN of NaN. A polynomial of degree 4, fitted on |r| <= 1/2.
 #[inline(always)]
 pub(super) fn exp2(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // as above
     // Not `max`, which would make a number of what is none.
     let clamped = if x < -126.0 { -126.0 } else { x };
-    let n = (clamped + ROUND) - ROUND;
-    let r = clamped - n;
+    let shifted = clamped + ROUND;
+    let r = clamped - (shifted - ROUND);
     let p = EXP2[0] + r * (EXP2[1] + r * (EXP2[2] + r * (EXP2[3] + r * EXP2[4])));
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
-    if x < -126.0 { 0.0 } else { p * scale }
+    if x < -126.0 { 0.0 } else { p * power_of_two(shifted) }
 }
 
 /// `1 / (1 + e^-x)`.

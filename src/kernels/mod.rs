@@ -21,6 +21,7 @@ mod moments;
 mod native;
 mod norm;
 mod packed;
+mod panels;
 pub mod profile;
 mod reference;
 mod stored;

@@ -140,18 +140,23 @@ impl<'a> Weights<'a> {
     }
 
     fn widened(self, rows: Range<usize>, f: impl FnOnce(Matrix<'_>)) {
-        let (count, span) = (rows.len(), rows.start * self.inputs..rows.end * self.inputs);
-        let matrix = |numbers: &[f32]| f(Matrix::dense(numbers, count, self.inputs));
+        let count = rows.len();
+        self.with_rows(rows, |numbers| f(Matrix::dense(numbers, count, self.inputs)));
+    }
+
+    /// Calls `f` with some rows in f32.
+    pub(super) fn with_rows(self, rows: Range<usize>, f: impl FnOnce(&[f32])) {
+        let span = rows.start * self.inputs..rows.end * self.inputs;
         match self.numbers {
-            Numbers::Full(all) => matrix(&all[span]),
+            Numbers::Full(all) => f(&all[span]),
             Numbers::Half(all) => threads::with_scratch(Scratch::Weights, span.len(), |numbers| {
                 vectorised!(|| numbers.iter_mut().zip(&all[span.clone()]).for_each(|(to, v)| *to = widen(v.to_bits())));
-                matrix(numbers);
+                f(numbers);
             }),
             Numbers::Brain(all) => threads::with_scratch(Scratch::Weights, span.len(), |numbers| {
                 let bits = |v: &bf16| f32::from_bits(u32::from(v.to_bits()) << 16);
                 vectorised!(|| numbers.iter_mut().zip(&all[span.clone()]).for_each(|(to, v)| *to = bits(v)));
-                matrix(numbers);
+                f(numbers);
             }),
         }
     }

@@ -68,7 +68,8 @@ fn memory_of_models_that_go_is_given_back_at_once() {
     let (_, drawn) = server.ask("POST", "/api/v1/generate", r#"{"prompt":"x","steps":1}"#).unwrap();
     assert!(drawn.starts_with(b"{\"pictures\""));
     let before = resident(&server);
-    let slack = BYTES / 4;
+    // What threads keep and what the allocator has not given back yet comes to up to 20 MB more or less.
+    let slack = BYTES / 2;
 
     change(&server, "one", "load", "loaded");
     let one = resident(&server);

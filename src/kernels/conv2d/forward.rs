@@ -1,6 +1,7 @@
 //! The forward pass of a convolution.
 
 use super::sizes::Sizes;
+use super::winograd::{self, Filtering};
 use crate::kernels::gemm::Matrix;
 use crate::kernels::norm::Affine;
 use crate::kernels::stored::{FEW, Weights};
@@ -95,14 +96,11 @@ impl<'a> Forward<'a> {
     /// The normalised picture exists in strips only. Each row of it is computed once: those that two strips see are kept
     /// from one to the next, so that the result may lie where the picture was.
     fn by_strips(&self, affine: &Affine, mut place: Place<'_>) {
-        let Sizes { positions, outputs, out_width, .. } = self.sizes;
-        let row = self.sizes.source_row();
-        let step = ((STRIP / row.max(1)).max(1) * out_width).next_multiple_of(self.sizes.chunk());
-        let strips = || (0..positions).step_by(step).map(|first| first..positions.min(first + step));
-        let longest = strips().map(|strip| self.sizes.rows_seen(&strip).len()).max().unwrap_or(0);
+        let (outputs, row, strips) = (self.sizes.outputs, self.sizes.source_row(), self.strips());
+        let longest = strips.iter().map(|strip| self.sizes.rows_seen(strip).len()).max().unwrap_or(0);
         threads::with_scratch(Scratch::Strip, longest * row, |normed| {
             let mut known: Range<usize> = 0..0;
-            for strip in strips() {
+            for strip in strips {
                 let seen = self.sizes.rows_seen(&strip);
                 let kept = known.end.saturating_sub(seen.start);
                 let from = seen.start.saturating_sub(known.start) * row;
@@ -113,6 +111,27 @@ impl<'a> Forward<'a> {
                 known = seen;
             }
         });
+    }
+
+    /// All positions, some at a time: such that rows of an even number stay with the next where that is asked for.
+    fn strips(&self) -> Vec<Range<usize>> {
+        let Sizes { positions, out_height, out_width, .. } = self.sizes;
+        let fitting = (STRIP / self.sizes.source_row().max(1)).max(1);
+        let steps = |all: Range<usize>, step: usize| {
+            let end = all.end;
+            all.step_by(step).map(move |first| first..end.min(first + step))
+        };
+        if !winograd::serves(&self.sizes) {
+            return steps(0..positions, (fitting * out_width).next_multiple_of(self.sizes.chunk())).collect();
+        }
+        let sample = out_height * out_width;
+        match fitting / out_height {
+            0 => {
+                let step = fitting.next_multiple_of(2) * out_width;
+                (0..positions).step_by(sample).flat_map(|first| steps(first..first + sample, step)).collect()
+            }
+            whole => steps(0..positions, whole * sample).collect(),
+        }
     }
 
     /// These rows of the input, counted through all samples.
@@ -130,6 +149,10 @@ impl<'a> Forward<'a> {
 
     /// The results `y` for the positions from `first` on. `x` is the input from its row `first_row` on.
     fn multiply(&self, x: &[f32], first_row: usize, first: usize, y: &mut [f32]) {
+        if winograd::serves(&self.sizes) {
+            let Self { sizes, weights, bias, adds } = self;
+            return Filtering { sizes, weights: *weights, bias, adds: *adds, x, first_row }.run(first, y);
+        }
         let (patch, chunk, outputs) = (self.sizes.patch(), self.sizes.chunk(), self.sizes.outputs);
         let chunks = y.len().div_ceil(chunk * outputs);
         let last = y.len() / outputs - chunks.saturating_sub(1) * chunk;

@@ -15,6 +15,9 @@ const BLOCK: usize = 64;
 /// The same on the way forward: a multiple of the rows that are multiplied together.
 const QUERIES: usize = 48;
 
+/// Numbers of panels that are laid out at a time, unless of a single sample: 16 MiB.
+const PANELS: usize = 1 << 22;
+
 /// Maxima and sums that run side by side.
 const LANES: usize = 16;
 
@@ -119,25 +122,31 @@ impl Attention {
     /// Of all samples: keys and values of each head are laid out in panels once, for all queries.
     fn forward(&self, s: Sizes, [q, k, v]: [&[f32]; 3], y: &mut [f32]) {
         let (of_queries, of_keys) = ((s.queries * s.channels).max(1), s.keys * s.channels);
-        let samples = q.len() / of_queries;
         let part = s.key_panels() + s.value_panels();
-        threads::with_scratch(Scratch::Panels, samples * self.heads * part, |panels| {
-            threads::for_each(panels.chunks_mut(part.max(1)).enumerate().collect(), |(i, panels)| {
-                let (sample, first) =
-                    (i / self.heads * of_keys..(i / self.heads + 1) * of_keys, i % self.heads * s.head);
-                let (keys, values) = panels.split_at_mut(s.key_panels());
-                s.lay_out_keys(&k[sample.clone()], first, keys);
-                s.lay_out_values(&v[sample], first, values);
+        // Samples whose panels stay with the thread; their results do not depend on how many there are.
+        let together = (PANELS / (self.heads * part).max(1)).max(1);
+        let groups = q.chunks(together * of_queries).zip(y.chunks_mut(together * of_queries));
+        for (group, (q, y)) in groups.enumerate() {
+            let samples = q.len() / of_queries;
+            threads::with_scratch(Scratch::Panels, samples * self.heads * part, |panels| {
+                threads::for_each(panels.chunks_mut(part.max(1)).enumerate().collect(), |(i, panels)| {
+                    let sample = group * together + i / self.heads;
+                    let (sample, first) = (sample * of_keys..(sample + 1) * of_keys, i % self.heads * s.head);
+                    let (keys, values) = panels.split_at_mut(s.key_panels());
+                    s.lay_out_keys(&k[sample.clone()], first, keys);
+                    s.lay_out_values(&v[sample], first, values);
+                });
+                let panels = &*panels;
+                let samples = q.chunks(of_queries).zip(y.chunks_mut(of_queries)).enumerate();
+                let tasks = samples.flat_map(|(sample, (q, y))| {
+                    let panels = &panels[sample * self.heads * part..][..self.heads * part];
+                    let block = QUERIES * s.channels;
+                    let blocks = q.chunks(block).zip(y.chunks_mut(block)).enumerate();
+                    blocks.map(move |(i, (q, y))| (i * QUERIES, q, panels, y))
+                });
+                threads::for_each(tasks.collect(), |(first, q, panels, y)| self.forward_block(s, q, panels, first, y));
             });
-            let panels = &*panels;
-            let samples = q.chunks(of_queries).zip(y.chunks_mut(of_queries)).enumerate();
-            let tasks = samples.flat_map(|(sample, (q, y))| {
-                let panels = &panels[sample * self.heads * part..][..self.heads * part];
-                let block = QUERIES * s.channels;
-                q.chunks(block).zip(y.chunks_mut(block)).enumerate().map(move |(i, (q, y))| (i * QUERIES, q, panels, y))
-            });
-            threads::for_each(tasks.collect(), |(first, q, panels, y)| self.forward_block(s, q, panels, first, y));
-        });
+        }
     }
 
     /// The queries `first..` of one sample: q and y hold just their rows, and panels what belongs to the whole sample.

@@ -29,10 +29,10 @@ pub(super) enum Scratch {
 const KINDS: usize = 5;
 
 impl Scratch {
-    /// The most numbers that stay with a thread: 8 MiB, and 32 of what one thread has for all. Training needs less; what Stable
+    /// The most numbers that stay with a thread: 8 MiB, and 16 of what one thread has for all. Training needs less; what Stable
     /// Diffusion's widest convolutions take would still be there when its autoencoder needs the memory.
     fn most_kept(self) -> usize {
-        if self == Self::Panels { 1 << 23 } else { 1 << 21 }
+        if self == Self::Panels { 1 << 22 } else { 1 << 21 }
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! With tiles `d` of 4 x 4 of the input, a stride of 2 apart, and filters `g`, results are `A^T [(G g G^T) * (B^T d B)] A`. Summed over
 //! inputs that is a matrix product for each of the 16 numbers of a tile. `A`, `B` and `G` have no numbers but 0, 1, -1 and 1/2,
-//! so that little is lost by them: a U-Net of Stable Diffusion's size is as near to PyTorch as without.
+//! so that little is lost by them: a U-Net of Stable Diffusion's size is 3e-6 off PyTorch's, and was 2e-6 without.
 //!
 //! Each result comes of the same sums in the same order whatever is computed beside it, be it by other threads or of other
 //! samples.

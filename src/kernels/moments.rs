@@ -8,7 +8,7 @@ use crate::Result;
 use candle_core::Tensor;
 
 /// Numbers that are looked at together: 128 KiB.
-pub(super) const CHUNK: usize = 1 << 15;
+const CHUNK: usize = 1 << 15;
 
 /// Mean and spread of every channel of one picture, by parts of it.
 #[derive(Debug, Clone, Default)]

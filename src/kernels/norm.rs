@@ -2,7 +2,7 @@
 
 use super::Activation;
 use super::math::{sigmoid, vectorised};
-use super::moments::{CHUNK, GroupMoments, Moments};
+use super::moments::{GroupMoments, Moments};
 use super::native::{gradient, output, values, with_values};
 use super::packed::activation;
 use super::packed::round::Number;
@@ -227,18 +227,13 @@ impl CustomOp3 for Norm {
         let (x, w, b) = (values(x, lx)?, values(w, lw)?, values(b, lb)?);
         let sample = self.positions * w.len();
         let mut y = vec![0.0; x.len()];
-        if self.positions * self.groups == 1 && self.activation == Activation::Identity {
-            let per_task = (CHUNK / sample.max(1)).max(1) * sample;
-            threads::for_each(x.chunks(per_task).zip(y.chunks_mut(per_task)).collect(), |(x, y)| {
-                normalise_rows(x, w, b, self.eps, y);
-            });
-            return output(y, lx.shape().clone());
-        }
-        // Small samples go to a core many at a time: a task costs about as much as a thousand values.
-        let per_task = (16_384 / sample.max(1)).max(1) * sample;
-        threads::for_each(x.chunks(per_task).zip(y.chunks_mut(per_task)).collect(), |(x, y)| {
-            for (x, y) in x.chunks_exact(sample).zip(y.chunks_exact_mut(sample)) {
-                self.forward_sample(x, w, b, y);
+        let of_rows = self.positions * self.groups == 1 && self.activation == Activation::Identity;
+        threads::for_each_part(x, &mut y, x.len() / sample.max(1), |x, y| match of_rows {
+            true => normalise_rows(x, w, b, self.eps, y),
+            false => {
+                for (x, y) in x.chunks_exact(sample).zip(y.chunks_exact_mut(sample)) {
+                    self.forward_sample(x, w, b, y);
+                }
             }
         });
         output(y, lx.shape().clone())

@@ -79,8 +79,8 @@ pub(super) fn for_each<T: Send>(tasks: Vec<T>, f: impl Fn(T) + Sync) {
     }
 }
 
-/// Numbers of a task that does next to nothing with each: it costs about as much as a thousand of them.
-const TASK: usize = 1 << 16;
+/// Numbers of a task that does little with each: it costs about as much as a thousand of them.
+const TASK: usize = 1 << 15;
 
 /// Calls `f` with parts of `x` and `y`, which have so many rows each, over the cores.
 pub(super) fn for_each_part(x: &[f32], y: &mut [f32], rows: usize, f: impl Fn(&[f32], &mut [f32]) + Sync) {

@@ -113,7 +113,7 @@ impl<'a> Forward<'a> {
         });
     }
 
-    /// All positions, some at a time: such that rows of an even number stay with the next where that is asked for.
+    /// All positions, some at a time. Where `winograd` serves, which takes two rows of a sample at a time, none of them are parted.
     fn strips(&self) -> Vec<Range<usize>> {
         let Sizes { positions, out_height, out_width, .. } = self.sizes;
         let fitting = (STRIP / self.sizes.source_row().max(1)).max(1);

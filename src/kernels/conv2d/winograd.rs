@@ -19,7 +19,7 @@ use std::ops::Range;
 const TILE: usize = 16;
 
 /// Left out between those of one number of the tiles and those of the next. Their distance would else be a multiple of 4 KiB,
-/// which are the same places in the first cache, and there are 16 of them: that took three times the time.
+/// which are the same places in the first cache, and there are 16 of them.
 const GAP: usize = 64;
 
 /// Numbers of a filter.
@@ -46,6 +46,23 @@ pub(super) fn serves(s: &Sizes) -> bool {
         && s.inputs.is_multiple_of(LANES)
         && s.outputs.is_multiple_of(PART)
         && s.out_height * s.out_width >= POSITIONS
+}
+
+/// Numbers from one of the 16 of a panel's filters to the next.
+fn line(inputs: usize) -> usize {
+    inputs * WIDTH + GAP
+}
+
+/// The numbers of a tile's column.
+#[inline(always)]
+fn column(i: usize) -> [usize; 4] {
+    [i, 4 + i, 8 + i, 12 + i]
+}
+
+/// Those of its row.
+#[inline(always)]
+fn row(i: usize) -> [usize; 4] {
+    [4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3]
 }
 
 /// A convolution of which some rows are computed.
@@ -78,7 +95,7 @@ impl Filtering<'_> {
             |p: usize| p / (s.out_height * s.out_width) * self.down() + p / s.out_width % s.out_height / 2;
         let rows = row_of_tiles(first)..row_of_tiles(first + y.len() / s.outputs - 1) + 1;
         let block = (FILTERS / (TILE * s.inputs) / WIDTH * WIDTH).max(WIDTH);
-        let panel = TILE * (s.inputs * WIDTH + GAP);
+        let panel = TILE * line(s.inputs);
         threads::with_scratch(Scratch::Panels, panel * block.min(s.outputs).div_ceil(WIDTH), |filters| {
             for from in (0..s.outputs).step_by(block) {
                 let columns = from..s.outputs.min(from + block);
@@ -130,7 +147,7 @@ impl Filtering<'_> {
     fn run_task(&self, Task { rows, y }: Task<'_>, columns: Range<usize>, filters: &[f32]) {
         let (s, across, count) = (self.sizes, self.across(), columns.len());
         let together = (TILES / (TILE * (s.inputs + count)) / ROWS * ROWS).max(ROWS).min(rows.len() * across);
-        let line = s.inputs * WIDTH + GAP;
+        let line = line(s.inputs);
         let first = self.position(rows.start);
         threads::with_scratch(Scratch::Activations, TILE * (together * (s.inputs + count) + 2 * GAP), |numbers| {
             for from in (rows.start * across..rows.end * across).step_by(together) {
@@ -200,10 +217,10 @@ impl WithSimd for Transform<'_> {
                     *d = source[v];
                 }
                 for i in 0..4 {
-                    inner(simd, &mut d, [i, 4 + i, 8 + i, 12 + i]);
+                    inner(simd, &mut d, column(i));
                 }
                 for i in 0..4 {
-                    inner(simd, &mut d, [4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3]);
+                    inner(simd, &mut d, row(i));
                 }
                 for (i, d) in d.into_iter().enumerate() {
                     to[i * apart + t * vectors + v] = d;
@@ -251,10 +268,10 @@ impl WithSimd for Give<'_> {
                     *m = products[i * apart + t * vectors + v];
                 }
                 for i in 0..4 {
-                    outer(simd, &mut m, [i, 4 + i, 8 + i, 12 + i]);
+                    outer(simd, &mut m, column(i));
                 }
                 for i in 0..2 {
-                    outer(simd, &mut m, [4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3]);
+                    outer(simd, &mut m, row(i));
                 }
                 for (i, sum) in [m[0], m[1], m[4], m[5]].into_iter().enumerate() {
                     if there(i) {
@@ -289,7 +306,7 @@ impl WithSimd for Filter<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { weights, inputs, panel } = self;
-        let (vectors, apart) = (WIDTH / S::F32_LANES, (inputs * WIDTH + GAP) / S::F32_LANES);
+        let (vectors, apart) = (WIDTH / S::F32_LANES, line(inputs) / S::F32_LANES);
         let panel = S::as_mut_simd_f32s(panel).0;
         // Those of some inputs, with the outputs side by side.
         let mut turned = [[[0.0f32; WIDTH]; TAPS]; LANES];
@@ -308,10 +325,10 @@ impl WithSimd for Filter<'_> {
                         g[tap / 3 * 4 + tap % 3] = S::as_simd_f32s(numbers).0[v];
                     }
                     for i in 0..3 {
-                        grow(simd, &mut g, [i, 4 + i, 8 + i, 12 + i]);
+                        grow(simd, &mut g, column(i));
                     }
                     for i in 0..4 {
-                        grow(simd, &mut g, [4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3]);
+                        grow(simd, &mut g, row(i));
                     }
                     for (number, g) in g.into_iter().enumerate() {
                         panel[number * apart + (from + i) * vectors + v] = g;

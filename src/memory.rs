@@ -1,9 +1,28 @@
-//! What the system says of memory, and how it is said to people. Only Linux says it in files; elsewhere nothing is known.
+//! What the system says of memory, how it is said to people, and giving it back. Only Linux says it in files; elsewhere
+//! nothing is known.
 
 use std::fs::read_to_string;
+use std::sync::OnceLock;
 
 /// Where the kernel says how much a container may have: version 2 and version 1 of its control groups.
 const CONTAINER_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+
+/// How this program's allocator gives back what is free. It is the program that chooses the allocator, not this library.
+static GIVE_BACK: OnceLock<fn()> = OnceLock::new();
+
+/// Says how [`give_back`] is done: once, as the program begins.
+pub fn on_give_back(how: fn()) {
+    // Whoever comes second finds the same allocator.
+    let _ = GIVE_BACK.set(how);
+}
+
+/// Gives free memory back to the system now, after something large has gone, rather than when the allocator would. Does
+/// nothing where nobody said how.
+pub fn give_back() {
+    if let Some(how) = GIVE_BACK.get() {
+        how();
+    }
+}
 
 /// What this process holds now.
 pub fn resident_bytes() -> Option<u64> {

@@ -45,6 +45,7 @@ use crate::diffusion::noise::{NoiseKind, NoiseSource, SeededNoise};
 use crate::diffusion::sampler::Step;
 use crate::diffusion::scheduled::Scheduled;
 use crate::image::{self, Encoded, RgbImage};
+use crate::memory;
 use crate::model::checkpoint::{Model, Opened, Precision};
 use crate::model::unet::{Beside, Conditioning};
 use crate::request::{Facts, Inpainting, Plan, Start, Task};
@@ -64,6 +65,10 @@ use vocabulary::Added;
 
 /// Tells the noise in a known picture from the sampler's own: a picture's seed with these bits turned.
 const KNOWN: u64 = 0x9e37_79b9_0000_0000;
+
+/// Pixels from which on a decoder takes hundreds of MB: room in which the network's scratch memory, which the allocator
+/// keeps for a while, would not fit. Smaller pictures are sooner done than that memory is given back.
+const LARGE: usize = 512 * 384;
 
 /// A model in memory, ready to draw.
 pub struct Pipeline {
@@ -180,6 +185,8 @@ impl Pipeline {
         let (device, precision) = (device.clone(), precision.into());
         let nets = Nets::new(&device, precision);
         let (model, adapted) = (opened.load(&device, precision)?, Adapted::default());
+        // What was needed only to load it.
+        memory::give_back();
         Ok(Self { model, facts, words, nets, device, adapted, room: Room::default() })
     }
 
@@ -290,6 +297,9 @@ impl Pipeline {
             }
             _ => plan.sampler.run(&recorder, x, sigmas, &mut noise, &mut on_step)?,
         };
+        if plan.width * plan.height >= LARGE {
+            memory::give_back();
+        }
         let decoded = self.model.decode(&latents, plan.decoder)?;
         let (drawn, steps) = (image::from_tensor(&decoded)?, recorder.finish(image::clipped(&decoded)?));
         let pixels = match canvas {

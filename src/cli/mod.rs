@@ -75,10 +75,9 @@ enum Command {
     Bench(bench::Args),
 }
 
-/// Parses the arguments and runs the subcommand they name. `give_back` has the allocator give free memory back to the
-/// system.
-pub fn main(give_back: fn()) -> ExitCode {
-    match run(Cli::parse().command, give_back) {
+/// Parses the arguments and runs the subcommand they name.
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
@@ -114,7 +113,7 @@ fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-fn run(command: Command, give_back: fn()) -> Result<()> {
+fn run(command: Command) -> Result<()> {
     match command {
         Command::Generate(args) => generate::run(&args),
         Command::Likelihood(args) => likelihood::run(&args),
@@ -123,7 +122,7 @@ fn run(command: Command, give_back: fn()) -> Result<()> {
         Command::Decode(args) => decode::run(&args),
         Command::Edit(args) => edit::run(&args),
         Command::Interpolate(args) => interpolate::run(&args),
-        Command::Serve(args) => serve::run(args, give_back),
+        Command::Serve(args) => serve::run(args),
         Command::Pull(args) => pull::run(args),
         Command::List(args) => {
             models::list(&args);

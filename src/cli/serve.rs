@@ -23,18 +23,17 @@ pub(super) struct Args {
     model: ModelArgs,
 }
 
-/// `give_back` has the allocator give free memory back to the system.
-pub(super) fn run(args: Args, give_back: fn()) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime
         .map_err(|error| Error::Server(format!("the server's threads could not be started: {error}")))?
-        .block_on(serve(args, give_back))
+        .block_on(serve(args))
 }
 
 /// Binds first, so that a taken port is known before a large model is read; clients that come early wait in the backlog.
-async fn serve(args: Args, give_back: fn()) -> Result<()> {
+async fn serve(args: Args) -> Result<()> {
     let began = Instant::now();
     args.config.check()?;
     let listener = bind(args.config.listen).await?;
@@ -46,7 +45,6 @@ async fn serve(args: Args, give_back: fn()) -> Result<()> {
         precision: args.model.precision(&device),
         device,
         budget: args.config.memory(),
-        give_back,
     }));
     let first = library.clone();
     let load = tokio::task::spawn_blocking(move || first.lend("", &mut || Ok(())).map(drop)).await;

@@ -14,7 +14,6 @@ pub(super) mod fused;
 pub(super) mod gradient;
 mod isa;
 pub(super) mod linear;
-mod pages;
 mod portable;
 mod product;
 pub(super) mod round;
@@ -24,11 +23,13 @@ pub use isa::Isa;
 
 use super::fused::fault;
 use super::math::vectorised;
+use super::threads;
 use crate::Result;
 use candle_core::{DType, Device, Shape, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use round::Number;
+use std::mem::MaybeUninit;
 use tile::{DEPTH, PAIR, STEP, WIDTH};
 
 /// The weights of a layer: outputs, taps of its kernel (one for a linear layer), inputs.
@@ -54,11 +55,28 @@ fn panels_of(outputs: usize, taps: usize, inputs: usize) -> [usize; 2] {
     [outputs.div_ceil(PAIR) * 2, taps * steps(inputs) * STEP]
 }
 
-/// Room for panels, which begin as zeros.
-fn room_for([count, length]: [usize; 2]) -> Vec<bf16> {
-    let mut panels = vec![bf16::ZERO; count * length];
-    pages::ask_for_large(panels.as_mut_ptr(), panels.len());
-    panels
+/// Panels that begin as zeros and are written some at a time: `write` knows the number of the first.
+fn panels<E: From<candle_core::Error> + Send>(
+    [count, length]: [usize; 2],
+    together: usize,
+    write: impl Fn(usize, &mut [u16]) -> std::result::Result<(), E> + Sync,
+) -> std::result::Result<Tensor, E> {
+    let mut panels = Vec::<bf16>::with_capacity(count * length);
+    let parts = panels.spare_capacity_mut()[..count * length].chunks_mut((together * length).max(1));
+    // Zeros part by part: they are still in the cache when they are replaced, and all cores have the system clear pages.
+    threads::try_for_each(parts.enumerate().collect(), |(i, part)| {
+        part.fill(MaybeUninit::new(bf16::ZERO));
+        // SAFETY: all of it has been written; a bf16 is its bits.
+        #[allow(unsafe_code)]
+        let part = unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast::<u16>(), part.len()) };
+        write(i * together, part)
+    })?;
+    // SAFETY: there is room for so many, and every part of them has been written.
+    #[allow(unsafe_code)]
+    unsafe {
+        panels.set_len(count * length);
+    }
+    Ok(Tensor::from_vec(panels, (count, length), &Device::Cpu)?)
 }
 
 impl Packed {
@@ -174,27 +192,20 @@ pub fn pack_rows<T: Copy + Default + Send + Sync>(
     let (outputs, (height, width), inputs) = sizes(dims);
     let (taps, row) = (height * width, height * width * inputs);
     let shape = panels_of(outputs, taps, inputs);
-    let mut panels = room_for(shape);
     let together = (READ / (WIDTH * row).max(1)).max(1);
-    let several = |(i, panels): (usize, &mut [bf16])| -> Result<()> {
-        use half::slice::HalfFloatSliceExt;
-        let first = i * together * WIDTH;
+    panels(shape, together, |first, panels| {
+        let first = first * WIDTH;
         let rows = outputs.saturating_sub(first).min(together * WIDTH);
-        if rows == 0 {
+        if rows * row == 0 {
             return Ok(());
         }
         let mut values = vec![T::default(); rows * row];
         read(first, &mut values)?;
-        let panels: &mut [u16] = panels.reinterpret_cast_mut();
-        for (values, panel) in values.chunks((WIDTH * row).max(1)).zip(panels.chunks_exact_mut(shape[1])) {
+        for (values, panel) in values.chunks(WIDTH * row).zip(panels.chunks_exact_mut(shape[1])) {
             fill(panel, values, (taps, inputs), &round);
         }
         Ok(())
-    };
-    if row > 0 && outputs > 0 {
-        panels.par_chunks_mut(together * shape[1]).enumerate().try_for_each(several)?;
-    }
-    Ok(Tensor::from_vec(panels, &shape[..], &Device::Cpu)?)
+    })
 }
 
 /// A panel of up to 16 rows.

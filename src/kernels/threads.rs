@@ -79,6 +79,14 @@ pub(super) fn for_each<T: Send>(tasks: Vec<T>, f: impl Fn(T) + Sync) {
     }
 }
 
+/// The same until one fails.
+pub(super) fn try_for_each<T: Send, E: Send>(tasks: Vec<T>, f: impl Fn(T) -> Result<(), E> + Sync) -> Result<(), E> {
+    if is_alone() || tasks.len() == 1 {
+        return tasks.into_iter().try_for_each(f);
+    }
+    tasks.into_par_iter().try_for_each(|task| on_this_thread(|| f(task)))
+}
+
 /// Numbers of a task that does little with each: it costs about as much as a thousand of them.
 const TASK: usize = 1 << 15;
 

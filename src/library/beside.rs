@@ -13,7 +13,6 @@ pub(super) struct Beside {
     pub(super) name: String,
     /// Where the model will stand. Weak: what stands there has this.
     pub(super) shelf: Weak<Mutex<Shelf<Pipeline>>>,
-    pub(super) give_back: fn(),
 }
 
 impl Beside {
@@ -31,7 +30,7 @@ impl Beside {
             // Nothing is called so: what goes is what was used the longest time ago.
             (shelf.make_room("", bytes), needed, shelf.budget())
         };
-        drop_all(gone, self.give_back);
+        drop_all(gone);
         match enough {
             false if needed > budget => Err(self.too_large(needed, budget)),
             enough => Ok(enough.then_some(())),

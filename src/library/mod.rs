@@ -17,9 +17,9 @@ use crate::Error;
 use crate::error::Result;
 use crate::model::adapter;
 use crate::model::checkpoint::Precision;
-use crate::patience;
 use crate::pipeline::{Pipeline, TokenCount, count_tokens};
 use crate::request::Facts;
+use crate::{memory, patience};
 use beside::Beside;
 use candle_core::Device;
 use catalogue::Catalogue;
@@ -42,8 +42,6 @@ pub struct Settings {
     pub precision: Precision,
     /// Bytes that the weights of all models in memory may take together.
     pub budget: u64,
-    /// Called when memory was freed, to give it back to the system.
-    pub give_back: fn(),
 }
 
 /// The models.
@@ -105,8 +103,6 @@ impl Library {
         let began = Instant::now();
         let pipeline = self.load(&found, on_wait)?;
         let bytes = pipeline.bytes();
-        // What was needed only to load it.
-        (self.settings.give_back)();
         // It may have taken more than its headers said.
         if !self.try_make_room(&found.name, bytes) {
             tracing::warn!(model = found.name, mib = bytes >> 20, "the models in memory take more than they may");
@@ -120,7 +116,7 @@ impl Library {
         let taken = lock(&self.shelf).take(name);
         match taken {
             Taken::Gone(held) => {
-                drop_all(vec![held], self.settings.give_back);
+                drop_all(vec![held]);
                 Unloaded::Done
             }
             Taken::InUse => Unloaded::InUse,
@@ -185,13 +181,13 @@ impl Library {
             error => error,
         })?;
         let (name, shelf) = (found.name.clone(), Arc::downgrade(&self.shelf));
-        Ok(pipeline.within(Beside { name, shelf, give_back: self.settings.give_back }.room()))
+        Ok(pipeline.within(Beside { name, shelf }.room()))
     }
 
     /// False when there is no room for so many bytes before something comes back that is lent out.
     fn try_make_room(&self, name: &str, bytes: u64) -> bool {
         let Room { gone, enough } = lock(&self.shelf).make_room(name, bytes);
-        drop_all(gone, self.settings.give_back);
+        drop_all(gone);
         enough
     }
 
@@ -216,14 +212,14 @@ impl Library {
     }
 }
 
-fn drop_all(gone: Vec<shelf::Held<Pipeline>>, give_back: fn()) {
+fn drop_all(gone: Vec<shelf::Held<Pipeline>>) {
     if gone.is_empty() {
         return;
     }
     for held in gone {
         tracing::info!(model = held.name, mib = held.bytes() >> 20, "unloaded");
     }
-    give_back();
+    memory::give_back();
 }
 
 impl Weigh for Pipeline {

@@ -37,7 +37,6 @@ pub(crate) fn library(places: &[&Path], first: &Path, budget: u64) -> Library {
         device: Device::Cpu,
         precision: DType::F32.into(),
         budget,
-        give_back: || (),
     })
 }
 

@@ -8,12 +8,11 @@
 use super::isa::Isa;
 use super::product::{Target, with_lines};
 use super::tile::{Block, DEPTH, PAIR, Ready, Rows, STEP, WIDTH};
-use super::{Packed, fill, panels_of, room_for, round, sizes, steps};
+use super::{Packed, fill, panels_of, round, sizes, steps};
 use crate::kernels::conv2d::Sizes;
 use crate::kernels::math::vectorised;
 use crate::kernels::threads;
-use candle_core::{Device, Result, Tensor};
-use half::slice::HalfFloatSliceExt;
+use candle_core::{Result, Tensor};
 use std::ops::Range;
 
 /// Rows that are multiplied at a time. With 256 outputs they take half of a core's own cache of 2 MiB, beside 32 columns.
@@ -58,11 +57,10 @@ impl Packed {
 
 /// The panels of weights of these outputs, taps and inputs: `write` writes each, knowing its number. They begin as zeros.
 fn panels((outputs, taps, inputs): (usize, usize, usize), write: impl Fn(usize, &mut [u16]) + Sync) -> Result<Tensor> {
-    let shape = panels_of(outputs, taps, inputs);
-    let mut panels = room_for(shape);
-    let bits: &mut [u16] = panels.reinterpret_cast_mut();
-    threads::for_each(bits.chunks_mut(shape[1].max(1)).enumerate().collect(), |(i, panel)| write(i, panel));
-    Tensor::from_vec(panels, &shape[..], &Device::Cpu)
+    super::panels(panels_of(outputs, taps, inputs), 1, |i, panel| {
+        write(i, panel);
+        Ok(())
+    })
 }
 
 /// 16 numbers of row `i` of `rows` from a column on; zeros are past the last row and past its end.

@@ -1,7 +1,6 @@
 //! A product over the cores: activations in strips, each written as bf16 where it is used, times panels of weights.
 
 use super::isa::Isa;
-use super::pages;
 use super::tile::{Block, DEPTH, PAIR, Ready, Rows, STEP};
 use crate::kernels::threads;
 use std::cell::Cell;
@@ -172,7 +171,6 @@ pub(super) fn with_lines<R>(length: usize, f: impl FnOnce(&mut [u16]) -> R) -> R
     if numbers.len() < length + DEPTH {
         numbers.clear();
         numbers.reserve(length + DEPTH);
-        pages::ask_for_large(numbers.as_mut_ptr(), length + DEPTH);
         numbers.resize(length + DEPTH, 0);
     }
     let first = numbers.as_ptr().align_offset(64).min(DEPTH);
@@ -222,7 +220,6 @@ impl<'a, T: Copy> Target<'a, T> {
     ) -> Result<Vec<T>, E> {
         let length = rows * columns;
         let mut data = Vec::<T>::with_capacity(length);
-        pages::ask_for_large(data.as_mut_ptr(), length);
         write(&Target { first: data.as_mut_ptr(), length, columns, matrix: PhantomData })?;
         // SAFETY: there is room for so many, and the caller says that they have been written.
         #[allow(unsafe_code)]

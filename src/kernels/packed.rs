@@ -117,6 +117,27 @@ impl Packed {
         Ok(Tensor::from_vec(values, (outputs, taps * inputs), &Device::Cpu)?)
     }
 
+    /// Of a kernel of 3 x 3 over a picture enlarged twice: the kernel of 2 x 2 over the picture itself that gives every second
+    /// result, in both directions, from this one on.
+    fn quarter(&self, [down, across]: [usize; 2]) -> candle_core::Result<Self> {
+        // Which of the three see the same position as one of the two.
+        let seen = |first: usize, tap: usize| if tap == 0 { 0..first + 1 } else { first + 1..3 };
+        let (kernel, part) = ((2, 2), steps(self.inputs) * STEP);
+        let panels = self.with_panels(|all| {
+            panels(panels_of(self.outputs, 4, self.inputs), 1, |i, panel| {
+                let all = &all[i * 9 * part..(i + 1) * 9 * part];
+                for (tap, sums) in panel.chunks_exact_mut(part).enumerate() {
+                    let rows = seen(down, tap / 2);
+                    let taps = rows.flat_map(|row| seen(across, tap % 2).map(move |column| 3 * row + column));
+                    let taps: Vec<_> = taps.map(|tap| &all[tap * part..(tap + 1) * part]).collect();
+                    vectorised!(|| add(&taps, sums));
+                }
+                Ok::<_, candle_core::Error>(())
+            })
+        })??;
+        Ok(Self { panels, kernel, ..self.clone() })
+    }
+
     fn taps(&self) -> usize {
         self.kernel.0 * self.kernel.1
     }
@@ -206,6 +227,23 @@ pub fn pack_rows<T: Copy + Default + Send + Sync>(
         }
         Ok(())
     })
+}
+
+/// Sums of numbers in bf16, one, two or four.
+#[inline(always)]
+fn add(numbers: &[&[u16]], sums: &mut [u16]) {
+    use round::{bits, widen};
+    match *numbers {
+        [a] => sums.copy_from_slice(a),
+        [a, b] => sums.iter_mut().zip(a).zip(b).for_each(|((sum, a), b)| *sum = bits(widen(*a) + widen(*b))),
+        [a, b, c, d] => {
+            let (first, second) = (a.iter().zip(b), c.iter().zip(d));
+            for ((sum, (a, b)), (c, d)) in sums.iter_mut().zip(first).zip(second) {
+                *sum = bits((widen(*a) + widen(*b)) + (widen(*c) + widen(*d)));
+            }
+        }
+        _ => unreachable!("a position is seen by one, two or four taps"),
+    }
 }
 
 /// A panel of up to 16 rows.

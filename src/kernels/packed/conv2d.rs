@@ -3,6 +3,10 @@
 //! One of stride 1 is not unfolded. A strip of the picture lies as bf16 with zeros around it, one row after the other, and
 //! a position's neighbours are the same distances away wherever it is: each tap of the kernel is a product of the same
 //! rows, shifted. Between two rows lie as many columns of zeros as either side needs; what is computed for those is dropped.
+//!
+//! Of a picture that is enlarged twice by repeating positions, a kernel of 3 x 3 sees 2 x 2 different ones, whichever result it
+//! is for: every second result, in both directions, is that of a kernel of 2 x 2 over the picture itself, whose weights are sums
+//! of the others. That is 4 multiplications instead of 9.
 
 use super::isa::Isa;
 use super::linear::{Added, Results, strips};
@@ -10,6 +14,7 @@ use super::product::{Form, Panels, Strip, Target};
 use super::round::Number;
 use super::tile::DEPTH;
 use super::{Packed, activation, steps};
+use crate::kernels::Padding;
 use crate::kernels::conv2d::{Sizes, nearest};
 use crate::kernels::math::vectorised;
 use crate::kernels::norm::Affine;
@@ -24,6 +29,27 @@ const ROWS: usize = 6;
 
 /// Numbers of a strip at most, unless of a single row: of a core's own cache of 2 MiB, three quarters.
 const MOST: usize = 3 << 18;
+
+/// Positions across, before a picture is enlarged, from which on its results are computed in quarters: with fewer, adding up
+/// the weights takes what is gained. How many rows there are is not asked, so that a band of a picture gives what the whole does.
+const ACROSS: usize = 16;
+
+/// Where the results of a convolution are among those of another.
+#[derive(Clone, Copy)]
+struct Among {
+    /// Rows, and columns, from one to the next.
+    apart: usize,
+    first: [usize; 2],
+    /// Columns of all.
+    width: usize,
+}
+
+impl Among {
+    /// The position of a result; `row` is counted through all samples.
+    fn position(&self, row: usize, column: usize) -> usize {
+        (row * self.apart + self.first[0]) * self.width + column * self.apart + self.first[1]
+    }
+}
 
 /// A convolution, ready to run.
 pub(in crate::kernels) struct Convolution<'a> {
@@ -43,12 +69,61 @@ impl Convolution<'_> {
         onto: Option<Vec<Y>>,
     ) -> Result<Vec<Y>> {
         let s = self.sizes;
-        let pointwise = s.kernel_height * s.kernel_width == 1 && s.padding == crate::kernels::Padding::same(0);
+        let pointwise = s.kernel_height * s.kernel_width == 1 && s.padding == Padding::same(0);
         let shifts = s.stride == 1 && (!pointwise || [s.height, s.width] != s.source || self.affine.is_some());
-        self.give(added, onto, |results| match shifts {
-            true => self.shifted(isa, x, results),
-            false => self.unfolded(isa, x, results),
+        self.give(added, onto, |target, added| {
+            if self.has_quarters() {
+                return self.by_quarters(isa, x, target, added);
+            }
+            let among = Among { apart: 1, first: [0, 0], width: s.out_width };
+            self.weights.with_panels(|bits| {
+                let results = Results { target, panels: &Panels::in_order(bits, s.outputs), added };
+                match shifts {
+                    true => self.shifted(isa, x, results, among),
+                    false => self.unfolded(isa, x, results),
+                }
+            })
         })
+    }
+
+    /// Whether its results are computed in quarters. That depends on one sample alone, so that a result does not depend on
+    /// how many there are.
+    fn has_quarters(&self) -> bool {
+        let Sizes { source: [height, width], kernel_height, kernel_width, stride, padding, .. } = self.sizes;
+        let twice = [self.sizes.height, self.sizes.width] == [2 * height, 2 * width];
+        let kernel = [kernel_height, kernel_width, stride] == [3, 3, 1] && padding == Padding::same(1);
+        twice && kernel && width >= ACROSS
+    }
+
+    /// Every second result, in both directions, by a kernel of 2 x 2; so four times.
+    fn by_quarters<X: Number, Y: Number>(
+        &self,
+        isa: Isa,
+        x: &[X],
+        target: &Target<'_, Y>,
+        added: Added<'_>,
+    ) -> Result<()> {
+        let Sizes { batch, source: [height, width], out_width, .. } = self.sizes;
+        for first @ [down, across] in [[0, 0], [0, 1], [1, 0], [1, 1]] {
+            let sizes = Sizes {
+                height,
+                width,
+                kernel_height: 2,
+                kernel_width: 2,
+                out_height: height,
+                out_width: width,
+                positions: batch * height * width,
+                padding: Padding { top: 1 - down, bottom: down, left: 1 - across, right: across },
+                ..self.sizes
+            };
+            let weights = &self.weights.quarter(first)?;
+            let quarter = Convolution { sizes, weights, affine: self.affine };
+            weights.with_panels(|bits| {
+                let results = Results { target, panels: &Panels::in_order(bits, sizes.outputs), added };
+                quarter.shifted(isa, x, results, Among { apart: 2, first, width: out_width });
+            })?;
+        }
+        Ok(())
     }
 
     /// Numbers of a position, filled up.
@@ -56,7 +131,7 @@ impl Convolution<'_> {
         self.sizes.inputs.next_multiple_of(DEPTH)
     }
 
-    fn shifted<X: Number, Y: Number>(&self, isa: Isa, x: &[X], results: Results<'_, Y>) {
+    fn shifted<X: Number, Y: Number>(&self, isa: Isa, x: &[X], results: Results<'_, Y>, among: Among) {
         let (s, depth) = (self.sizes, self.depth());
         // With more padding than a kernel reaches, a row has more results than that.
         let pitch = (s.width + s.padding.left.max(s.padding.right)).max(s.out_width);
@@ -80,7 +155,7 @@ impl Convolution<'_> {
         let place = |strip: Strip, i: usize| {
             let (down, across) = (i / pitch, i % pitch);
             let there = i < strip.rows && across < s.out_width;
-            there.then_some(((strip.first + down) * s.out_width + across, strip.first / s.out_height))
+            there.then_some((among.position(strip.first + down, across), strip.first / s.out_height))
         };
         results.multiply(isa, &form, &strips, fill, place);
     }
@@ -90,21 +165,17 @@ impl Convolution<'_> {
         &self,
         added: Added<'_>,
         onto: Option<Vec<Y>>,
-        write: impl FnOnce(Results<'_, Y>),
+        write: impl FnOnce(&Target<'_, Y>, Added<'_>) -> Result<()>,
     ) -> Result<Vec<Y>> {
         let (rows, columns) = (self.sizes.positions, self.sizes.outputs);
         let added = Added { onto: onto.is_some(), ..added };
-        let write = |target: &Target<'_, Y>| {
-            self.weights.with_panels(|bits| {
-                write(Results { target, panels: &Panels::in_order(bits, columns), added });
-            })
-        };
+        let write = |target: &Target<'_, Y>| write(target, added);
         if let Some(mut y) = onto {
             assert_eq!(y.len(), rows * columns, "what is added to has another shape");
             write(&Target::of(&mut y, columns))?;
             return Ok(y);
         }
-        // SAFETY: the strips that are multiplied are all positions, and the panels all columns.
+        // SAFETY: the strips that are multiplied are all positions, or each quarter's a quarter, and the panels all columns.
         #[allow(unsafe_code)]
         unsafe {
             Target::fresh(rows, columns, write)

@@ -172,6 +172,33 @@ fn convolutions_are_right_on_every_instruction_set() {
     }
 }
 
+/// Enlarged twice, with weights of which sums are none that would be rounded; and with others.
+#[test]
+fn convolutions_by_quarters_are_right_on_every_instruction_set() {
+    for ((b, h, w, i), o, grid) in [((2, 16, 16, 40), 33, 8.0), ((1, 19, 33, 32), 64, 8.0), ((1, 16, 16, 40), 33, 1e6)]
+    {
+        let (x, bias) = (numbers(b * h * w * i, 1), numbers(o, 3));
+        let weights: Vec<_> = numbers(o * 9 * i, 2).into_iter().map(|v| (v * grid).round() / grid).collect();
+        let (shape, dims) = (Shape::from((b, h, w, i)), [o, 3, 3, i]);
+        let enlarged = Some((2 * h, 2 * w));
+        let sizes = Sizes::new(&shape, &Shape::from(dims.to_vec()), enlarged, 1, Padding::same(1)).unwrap();
+        let mut rows = vec![0.0f32; sizes.positions * 9 * i];
+        sizes.unfold(&x, 0, 0, &mut rows);
+        let mut expected = naive(&rounded(&rows), &rounded(&weights), 9 * i);
+        expected.iter_mut().enumerate().for_each(|(at, v)| *v += f64::from(bias[at % o]));
+        let weights = packed(&weights, &dims);
+        for isa in Isa::all() {
+            let added = Added { bias: Some(&bias), ..Added::default() };
+            let convolution = Convolution { sizes, weights: &weights, affine: None };
+            let run = || convolution.run(isa, &x, added, None).unwrap();
+            let found = run();
+            let most = if grid == 8.0 { 2e-6 } else { 5e-3 };
+            assert!(apart(&found, &expected) < most, "{isa:?}: {}", apart(&found, &expected));
+            assert!(same_bits(&found, &on_this_thread(run)), "{isa:?}: depends on threads");
+        }
+    }
+}
+
 /// In f64, of rounded keys and values, and queries that are rounded when they have been scaled.
 fn naive_attention(s: Heads, [q, k, v]: [&[f32]; 3]) -> Vec<f64> {
     let q: Vec<f32> = q.iter().map(|v| v * s.scale()).collect();

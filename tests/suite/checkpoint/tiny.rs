@@ -1,8 +1,9 @@
 //! A Stable Diffusion folder with random weights, a few hundred kilobytes, in a temporary place: to be loaded, and to be
 //! damaged.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
+use limner::diffusion::noise::Philox;
 use limner::model::clip::ClipTextModel;
 use limner::model::unet::UNet2DConditionModel;
 use limner::model::vae::AutoencoderKl;
@@ -157,7 +158,8 @@ impl Tiny {
         self.write(&format!("{part}/merges.txt"), include_bytes!("../../fixtures/tokenizer/merges.txt"));
     }
 
-    /// Building a network on an empty map of variables fills the map with random ones, under the names it asks for.
+    /// Building a network on an empty map of variables fills the map, under the names it asks for; candle's random numbers
+    /// cannot be seeded, so ours take their place.
     fn write_network(
         &self,
         part: &str,
@@ -168,6 +170,28 @@ impl Tiny {
         self.write_json(&format!("{part}/config.json"), config);
         let variables = VarMap::new();
         build(&VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu)).unwrap();
+        for (name, variable) in variables.data().lock().unwrap().iter() {
+            set(name, variable);
+        }
         variables.save(self.file(&format!("{part}/{stem}.safetensors"))).unwrap();
     }
+}
+
+/// Random numbers that depend on a variable's name alone, about as large as a new network's. Those that begin all the same
+/// stay so: scales of a normalisation, and their biases.
+fn set(name: &str, variable: &Var) {
+    let values = variable.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    if values.windows(2).all(|pair| pair[0] == pair[1]) {
+        return;
+    }
+    let inputs: usize = variable.dims().iter().skip(1).product();
+    let deviation = match variable.rank() {
+        1 => 0.05,
+        _ if name.contains("embedding") => 0.02,
+        _ => 0.6 / (inputs as f32).sqrt(),
+    };
+    let seed = name.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+    let normals = Philox::new(seed).normals(0, values.len());
+    let values: Vec<f32> = normals.into_iter().map(|v| v * deviation).collect();
+    variable.set(&Tensor::from_vec(values, variable.shape(), variable.device()).unwrap()).unwrap();
 }

@@ -46,8 +46,7 @@ impl CustomOp1 for Geglu {
         let width = *last / 2;
         *last = width;
         let x = values(x, layout)?;
-        let mut y = vec![0.0; x.len() / 2];
-        threads::for_each_part(x, &mut y, x.len() / (2 * width).max(1), |x, y| {
+        let y = threads::map_rows(x, x.len() / (2 * width).max(1), width, |x, y| {
             vectorised!(|| {
                 for (row, out) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
                     let (value, gate) = row.split_at(width);

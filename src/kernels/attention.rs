@@ -259,7 +259,7 @@ impl CustomOp3 for Attention {
     ) -> Result<(CpuStorage, Shape)> {
         let s = self.sizes(lq.shape(), lk.shape())?;
         let (q, k, v) = (values(q, lq)?, values(k, lk)?, values(v, lv)?);
-        let mut y = vec![0.0; q.len()];
+        let mut y = threads::zeros(q.len());
         self.forward(s, [q, k, v], &mut y);
         output(y, lq.shape().clone())
     }

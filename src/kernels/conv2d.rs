@@ -87,7 +87,7 @@ impl CustomOp3 for Conv2d {
             return output(y, sizes.result());
         }
         let forward = self.forward(lx.shape(), None, (w, lw), b)?;
-        let mut y = vec![0.0; forward.shape().elem_count()];
+        let mut y = threads::zeros(forward.shape().elem_count());
         forward.run(x, &mut y);
         output(y, forward.shape())
     }

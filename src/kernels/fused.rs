@@ -7,8 +7,8 @@ use super::native::with_values;
 use super::norm::{Affine, Norm};
 use super::packed::round::Number;
 use super::{
-    Activation, GroupMoments, Padding, Products, Weight, add_per_sample, bias_or_zeros, conv2d, group_norm, is_native,
-    packed, profile, reference, stored, threads,
+    Activation, GroupMoments, Padding, Products, Weight, add, add_per_sample, bias_or_zeros, conv2d, group_norm,
+    is_native, packed, profile, reference, stored, threads,
 };
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Storage, Tensor};
@@ -184,7 +184,7 @@ fn enlarged<Y: Number>(x: &Tensor, (height, width): (usize, usize), convolution:
     }
     let x = x.contiguous()?;
     let (y, shape) = convolution.forward(x.shape(), Some((height, width)), |forward| {
-        let mut y = vec![0.0; forward.shape().elem_count()];
+        let mut y = threads::zeros(forward.shape().elem_count());
         with_values([&x], |[x]| forward.run(x, &mut y))?;
         Ok((y, forward.shape()))
     })?;
@@ -199,7 +199,7 @@ pub fn add_conv2d(y: &Tensor, x: &Tensor, convolution: Convolution<'_>) -> Resul
                 profile::kernel(|| (format!("added convolution {}", convolution.told(x)), convolution.flops(x)));
             packed::fused::add_conv2d(y, x, (convolution, packed))
         }
-        _ => Ok((y + convolution.of(x)?)?),
+        _ => add(y, &convolution.of(x)?),
     }
 }
 
@@ -266,7 +266,7 @@ pub(super) fn check(input: &Shape, result: &Shape) -> Result<()> {
 fn normed(x: &Tensor, norm: Normalisation<'_>, convolution: Convolution<'_>) -> Result<(Vec<f32>, Shape)> {
     let affine = with_values([x], |[values]| norm.affine(values, x.shape()))??;
     convolution.forward(x.shape(), None, |forward| {
-        let mut y = vec![0.0; forward.shape().elem_count()];
+        let mut y = threads::zeros(forward.shape().elem_count());
         with_values([x], |[x]| forward.run_normed(&affine, x, &mut y))?;
         Ok((y, forward.shape()))
     })

@@ -24,6 +24,7 @@ mod packed;
 mod panels;
 pub mod profile;
 mod reference;
+mod spread;
 mod stored;
 mod threads;
 
@@ -34,6 +35,7 @@ pub use fused::{
 pub use moments::{GroupMoments, Moments};
 pub(crate) use native::with_values;
 pub use packed::{Isa, Packed, of_f16, of_f32, pack, pack_rows};
+pub use spread::{add, beside};
 pub use threads::{is_alone, on_this_thread};
 
 use crate::Result;
@@ -199,7 +201,7 @@ pub fn attention_block(x: &Tensor, context: Option<&Tensor>, a: AttentionBlock<'
     let context = context.unwrap_or(&h);
     let (q, k, v) = (linear(&h, a.queries, None)?, linear(context, a.keys, None)?, linear(context, a.values, None)?);
     let attended = attention(&q, &k, &v, a.heads, false, a.queries.products())?;
-    Ok((x + linear(&attended, a.out.0, Some(a.out.1))?)?)
+    add(x, &linear(&attended, a.out.0, Some(a.out.1))?)
 }
 
 /// The parameters of a gated feed-forward network: see [`feed_forward`].
@@ -233,7 +235,7 @@ pub fn feed_forward(x: &Tensor, f: FeedForward<'_>) -> Result<Tensor> {
         }
     }
     let h = geglu_linear(&layer_norm(x, norm.0, norm.1, norm.2)?, first, Some(first_bias))?;
-    Ok((x + linear(&h, second, Some(second_bias))?)?)
+    add(x, &linear(&h, second, Some(second_bias))?)
 }
 
 /// [`geglu`] of [`linear`]. Shapes: `x` (.., I), `w` (2 D, I), `b` (2 D); returns (.., D).

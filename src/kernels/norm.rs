@@ -226,9 +226,8 @@ impl CustomOp3 for Norm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w, b) = (values(x, lx)?, values(w, lw)?, values(b, lb)?);
         let sample = self.positions * w.len();
-        let mut y = vec![0.0; x.len()];
         let of_rows = self.positions * self.groups == 1 && self.activation == Activation::Identity;
-        threads::for_each_part(x, &mut y, x.len() / sample.max(1), |x, y| match of_rows {
+        let y = threads::map_rows(x, x.len() / sample.max(1), sample, |x, y| match of_rows {
             true => normalise_rows(x, w, b, self.eps, y),
             false => {
                 for (x, y) in x.chunks_exact(sample).zip(y.chunks_exact_mut(sample)) {

@@ -26,10 +26,10 @@ use super::math::vectorised;
 use super::threads;
 use crate::Result;
 use candle_core::{DType, Device, Shape, Storage, Tensor};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use round::Number;
-use std::mem::MaybeUninit;
 use tile::{DEPTH, PAIR, STEP, WIDTH};
 
 /// The weights of a layer: outputs, taps of its kernel (one for a linear layer), inputs.
@@ -61,21 +61,9 @@ fn panels<E: From<candle_core::Error> + Send>(
     together: usize,
     write: impl Fn(usize, &mut [u16]) -> std::result::Result<(), E> + Sync,
 ) -> std::result::Result<Tensor, E> {
-    let mut panels = Vec::<bf16>::with_capacity(count * length);
-    let parts = panels.spare_capacity_mut()[..count * length].chunks_mut((together * length).max(1));
-    // Zeros part by part: they are still in the cache when they are replaced, and all cores have the system clear pages.
-    threads::try_for_each(parts.enumerate().collect(), |(i, part)| {
-        part.fill(MaybeUninit::new(bf16::ZERO));
-        // SAFETY: all of it has been written; a bf16 is its bits.
-        #[allow(unsafe_code)]
-        let part = unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast::<u16>(), part.len()) };
-        write(i * together, part)
+    let panels = threads::by_parts(count * length, together * length, bf16::ZERO, |i, part: &mut [bf16]| {
+        write(i * together, part.reinterpret_cast_mut())
     })?;
-    // SAFETY: there is room for so many, and every part of them has been written.
-    #[allow(unsafe_code)]
-    unsafe {
-        panels.set_len(count * length);
-    }
     Ok(Tensor::from_vec(panels, (count, length), &Device::Cpu)?)
 }
 

@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 use std::cell::Cell;
+use std::convert::Infallible;
+use std::mem::MaybeUninit;
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
@@ -88,7 +90,16 @@ pub(super) fn try_for_each<T: Send, E: Send>(tasks: Vec<T>, f: impl Fn(T) -> Res
 }
 
 /// Numbers of a task that does little with each: it costs about as much as a thousand of them.
-const TASK: usize = 1 << 15;
+pub(super) const TASK: usize = 1 << 15;
+
+/// So many numbers for each row of `x`, of which `f` makes them, some rows at a time, over the cores.
+pub(super) fn map_rows(x: &[f32], rows: usize, each: usize, f: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
+    let together = (TASK / each.max(1)).max(1);
+    let row = x.len() / rows.max(1);
+    written(rows * each, together * each, |i, y| {
+        f(&x[i * together * row..][..y.len() / each.max(1) * row], y);
+    })
+}
 
 /// Calls `f` with parts of `x` and `y`, which have so many rows each, over the cores.
 pub(super) fn for_each_part(x: &[f32], y: &mut [f32], rows: usize, f: impl Fn(&[f32], &mut [f32]) + Sync) {
@@ -98,12 +109,50 @@ pub(super) fn for_each_part(x: &[f32], y: &mut [f32], rows: usize, f: impl Fn(&[
     for_each(x.chunks(of_x).zip(y.chunks_mut(of_y)).collect(), |(x, y)| f(x, y));
 }
 
+/// So many numbers, written over the cores, `part` at a time: `write` knows which part it is, and finds `zero` in it. One
+/// thread that clears them all would have the others wait; and each part is still in its core's cache when it is written.
+pub(super) fn by_parts<T: Copy + Send + Sync, E: Send>(
+    count: usize,
+    part: usize,
+    zero: T,
+    write: impl Fn(usize, &mut [T]) -> Result<(), E> + Sync,
+) -> Result<Vec<T>, E> {
+    let mut all = Vec::with_capacity(count);
+    let parts = all.spare_capacity_mut()[..count].chunks_mut(part.max(1));
+    try_for_each(parts.enumerate().collect(), |(i, part)| {
+        part.fill(MaybeUninit::new(zero));
+        // SAFETY: all of it has been written.
+        #[allow(unsafe_code)]
+        let part = unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast::<T>(), part.len()) };
+        write(i, part)
+    })?;
+    // SAFETY: there is room for so many, and every part of them has been written.
+    #[allow(unsafe_code)]
+    unsafe {
+        all.set_len(count);
+    }
+    Ok(all)
+}
+
+/// The same where nothing can fail.
+pub(super) fn written(count: usize, part: usize, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let all = by_parts(count, part, 0.0, |i, part| {
+        write(i, part);
+        Ok::<_, Infallible>(())
+    });
+    let Ok(all) = all;
+    all
+}
+
+/// So many zeros.
+pub(super) fn zeros(count: usize) -> Vec<f32> {
+    written(count, TASK, |_, _| ())
+}
+
 /// A vector of so many rows, each of which begins as `row`.
 pub(super) fn repeated(row: &[f32], rows: usize) -> Vec<f32> {
-    let mut all = vec![0.0; row.len() * rows];
     let part = (TASK / row.len().max(1)).max(1) * row.len();
-    for_each(all.chunks_mut(part.max(1)).collect(), |part| {
+    written(row.len() * rows, part, |_, part| {
         part.chunks_exact_mut(row.len()).for_each(|to| to.copy_from_slice(row));
-    });
-    all
+    })
 }

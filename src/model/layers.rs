@@ -309,7 +309,7 @@ fn fault(message: &str) -> candle_core::Error {
 /// `x + second(gated(first(norm(x))))`, where `first` gives values and gates: the feed-forward part of a transformer block.
 pub fn feed_forward(x: &Tensor, norm: &LayerNorm, first: &Linear, second: &Linear) -> Result<Tensor> {
     let (Some(first_bias), Some(second_bias)) = (&first.bias, &second.bias) else {
-        return Ok((x + second.forward(&first.forward_gated(&norm.forward(x)?)?)?)?);
+        return kernels::add(x, &second.forward(&first.forward_gated(&norm.forward(x)?)?)?);
     };
     let parts = FeedForward {
         norm: (&norm.weight, &norm.bias, norm.eps),

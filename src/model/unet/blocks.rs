@@ -4,9 +4,9 @@ use super::ImagePrompt;
 use super::config::{DownBlockType, UNetConfig};
 use super::transformer::{Transformer, TransformerSizes};
 use crate::Result;
-use crate::kernels::Padding;
+use crate::kernels::{self, Padding};
 use crate::model::layers::{Conv2d, GroupNorm, Linear, residual_block};
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use std::ops::Range;
 
@@ -220,7 +220,7 @@ impl UpBlock {
     ) -> Result<Tensor> {
         for stage in &self.stages[which] {
             let skip = skips.pop().ok_or_else(too_few_skips)?;
-            x = stage.forward(&Tensor::cat(&[&x, &skip], D::Minus1)?, given)?;
+            x = stage.forward(&kernels::beside(&x, &skip)?, given)?;
         }
         Ok(x)
     }

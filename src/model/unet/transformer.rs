@@ -81,7 +81,7 @@ impl Projection {
     /// Of x, added to y.
     fn forward_onto(&self, y: &Tensor, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Linear(layer) => Ok((y + layer.forward(x)?)?),
+            Self::Linear(layer) => kernels::add(y, &layer.forward(x)?),
             Self::Pointwise(layer) => layer.forward_onto(y, x),
         }
     }
@@ -154,6 +154,6 @@ impl Attention {
         let (k, v) = (k.forward(given.context)?, v.forward(given.context)?);
         let of_text = kernels::attention(&queries, &k, &v, *heads, false, products)?;
         let of_image = kernels::attention(&queries, image_k, image_v, *heads, false, products)?;
-        Ok((x + out.forward(&(of_text + (of_image * scale)?)?)?)?)
+        kernels::add(x, &out.forward(&(of_text + (of_image * scale)?)?)?)
     }
 }

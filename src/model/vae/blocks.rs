@@ -165,6 +165,6 @@ impl Attention {
         let positions = self.group_norm.forward(x)?.reshape((b, h * w, c))?;
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&positions));
         let y = self.to_out.forward(&kernels::attention(&q?, &k?, &v?, 1, false, self.to_q.products())?)?;
-        Ok((x + y.reshape((b, h, w, c))?)?)
+        kernels::add(x, &y.reshape((b, h, w, c))?)
     }
 }

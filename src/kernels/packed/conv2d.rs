@@ -39,6 +39,7 @@ const ACROSS: usize = 16;
 struct Among {
     /// Rows, and columns, from one to the next.
     apart: usize,
+    /// Row and column of the first.
     first: [usize; 2],
     /// Columns of all.
     width: usize,
